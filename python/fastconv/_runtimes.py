@@ -1,0 +1,147 @@
+"""Other ways to run a module on a CPU, set up as their own documentation recommends.
+
+Each function returns a :class:`~fastconv._timing.Contender` or raises :class:`Unavailable`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import pathlib
+import tempfile
+import warnings
+from typing import Any
+
+import torch
+
+from fastconv._timing import Contender
+
+
+class Unavailable(Exception):
+    """Says why a runtime cannot be compared here."""
+
+
+def _optional(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Unavailable(f"{name} is not installed") from error
+
+
+def eager(
+    module: torch.nn.Module,
+    input: torch.Tensor,
+    memory_format: torch.memory_format = torch.channels_last,
+    name: str = "eager",
+) -> Contender:
+    """PyTorch as it comes, in one memory format."""
+    module = copy.deepcopy(module).eval()
+    if input.dim() == 4:
+        module = module.to(memory_format=memory_format)  # type: ignore[call-overload]
+        input = input.contiguous(memory_format=memory_format)
+    return Contender(name, lambda: module(input), lambda: module(input))
+
+
+def torch_compile(
+    module: torch.nn.Module, input: torch.Tensor, name: str = "torch_compile"
+) -> Contender:
+    """torch.compile with frozen weights, channels_last."""
+    from torch._inductor import config
+
+    module = copy.deepcopy(module).eval()
+    if input.dim() == 4:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        input = input.contiguous(memory_format=torch.channels_last)
+    torch._dynamo.reset()
+    compiled = torch.compile(module)
+    try:
+        with config.patch(freezing=True), torch.inference_mode():
+            compiled(input)
+    except Exception as error:  # no C++ compiler, an unsupported Python, ...
+        raise Unavailable(f"torch.compile failed: {str(error).splitlines()[0]}") from error
+    return Contender(name, lambda: compiled(input), lambda: compiled(input))
+
+
+def export_onnx(module: torch.nn.Module, input: torch.Tensor) -> bytes:
+    """ONNX of the module in eval mode; the exporter folds BatchNorm into the convolutions."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The TorchScript exporter is deprecated, but needs no package beside torch.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            copy.deepcopy(module).eval(),
+            (input.contiguous(),),
+            buffer,
+            input_names=["input"],
+            output_names=["output"],
+            dynamo=False,
+        )
+    return buffer.getvalue()
+
+
+def onnxruntime(
+    model: bytes,
+    input: torch.Tensor,
+    threads: int,
+    *,
+    spinning: bool = True,
+    name: str = "onnxruntime",
+) -> Contender:
+    """ONNX Runtime on its CPU provider; input and output stay bound, so no call copies them."""
+    runtime = _optional("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    bound_input = runtime.OrtValue.ortvalue_from_numpy(input.contiguous().numpy())
+    shape = [int(size) for size in session.get_outputs()[0].shape]
+    output = torch.empty(shape)
+    binding = session.io_binding()
+    binding.bind_ortvalue_input("input", bound_input)
+    binding.bind_output("output", "cpu", 0, "float32", shape, output.data_ptr())
+
+    def call() -> object:
+        return session.run_with_iobinding(binding)
+
+    def result() -> torch.Tensor:
+        call()
+        return output.clone()
+
+    return Contender(name, call, result)
+
+
+def openvino(
+    model: bytes, input: torch.Tensor, threads: int, *, name: str = "openvino"
+) -> Contender:
+    """OpenVINO's CPU plugin in float32, tuned for latency; input and output are not copied."""
+    runtime = _optional("openvino")
+    core = runtime.Core()
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        network = core.read_model(path)
+        compiled = core.compile_model(
+            network,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        )
+    array = input.contiguous().numpy()
+    request = compiled.create_infer_request()
+    request.set_input_tensor(runtime.Tensor(array, shared_memory=True))
+
+    def call() -> object:
+        return request.infer(share_outputs=True)
+
+    def result() -> torch.Tensor:
+        call()
+        return torch.from_numpy(request.get_output_tensor().data.copy())
+
+    return Contender(name, call, result)

@@ -1,0 +1,113 @@
+"""Fair timing of several callables: interleaved blocks, idle pools, medians and quartiles."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One callable to time.
+
+    ``call`` runs once and returns anything; ``result`` runs once and returns the output as a
+    tensor, for checks; ``prepare`` runs untimed before each block of timed calls.
+    """
+
+    name: str
+    call: Callable[[], object]
+    result: Callable[[], object]
+    prepare: Callable[[], object] = _nothing
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call, one value for each round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def iqr(self) -> float:
+        """The distance between the quartiles; 0 for fewer than two rounds."""
+        if len(self.seconds) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return third - first
+
+
+def settle(limit: float = 0.5) -> None:
+    """Wait until no thread of this process is busy.
+
+    Thread pools of runtimes go on spinning after a call (libgomp and ONNX Runtime for several ms)
+    and would steal cores from whatever runs next.
+    """
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end:
+        wall, cpu = time.perf_counter(), time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - cpu < 0.1 * (time.perf_counter() - wall):
+            return
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _block(contender: Contender, iterations: int, warmup: int) -> float:
+    settle()
+    contender.prepare()
+    for _ in range(warmup):
+        contender.call()
+    start = time.perf_counter()
+    for _ in range(iterations):
+        contender.call()
+    return (time.perf_counter() - start) / iterations
+
+
+def interleave(
+    contenders: Sequence[Contender], *, rounds: int = 20, block_seconds: float = 0.05
+) -> dict[str, Timing]:
+    """Time each contender once per round, in an order that rotates from round to round.
+
+    Args:
+        contenders: with different names.
+        rounds: values for each contender.
+        block_seconds: about how long one value is measured; never less than one call.
+
+    Returns: name -> Timing, in the order given.
+    """
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    if len(seconds) != len(contenders):
+        raise ValueError(f"interleave: contenders must have different names, got {list(seconds)}")
+    with _no_garbage_collection():
+        iterations = {}
+        for contender in contenders:
+            estimate = _block(contender, iterations=2, warmup=3)
+            iterations[contender.name] = max(1, round(block_seconds / estimate))
+        for round_index in range(rounds):
+            first = round_index % len(contenders)
+            for contender in [*contenders[first:], *contenders[:first]]:
+                # A fifth of the block, untimed, brings caches, pools and clocks back to speed.
+                count = iterations[contender.name]
+                value = _block(contender, count, warmup=max(2, count // 5))
+                seconds[contender.name].append(value)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
