@@ -1,0 +1,1 @@
+"""Benchmarks on real layers and whole networks; see CONTRIBUTING.md."""
