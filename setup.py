@@ -1,0 +1,79 @@
+"""Runs CMake and maps the folders to packages; everything else is in pyproject.toml."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_backend"))
+from fastconv_build import TORCH_REQUIREMENT, choose_nvcc, find_torch  # noqa: E402
+
+
+class CMakeBuild(build_ext):
+    def run(self):
+        torch = find_torch()
+        if torch is None:
+            raise SystemExit(f"fastconv: the build needs {TORCH_REQUIREMENT}, and none is installed")
+        if not any(map(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++"))):
+            raise SystemExit("fastconv: no C++ compiler found; install g++ or clang++, or set CXX")
+        if shutil.which("cmake") is None:
+            raise SystemExit("fastconv: no cmake found; pip install cmake")
+
+        debug = self.debug or os.environ.get("DEBUG", "0") not in ("", "0")
+        ninja = shutil.which("ninja")
+        kind = f"{'ninja' if ninja else 'make'}-{'debug' if debug else 'release'}"
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{kind}"
+        nvcc = choose_nvcc(torch)
+        settings = {
+            "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
+            "FASTCONV_VERSION": self.distribution.get_version(),
+            "FASTCONV_COMMIT": git_commit(),
+            "FASTCONV_TORCH_DIR": torch.directory,
+            "FASTCONV_TORCH_VERSION": torch.version,
+            "FASTCONV_CUDA": "ON" if nvcc else "OFF",
+            "FASTCONV_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", ""),
+            "Python_EXECUTABLE": sys.executable,
+        }
+        if nvcc:
+            settings["CMAKE_CUDA_COMPILER"] = nvcc
+        # Given each time: what the last isolated build wrote into CMake's cache is gone by now.
+        if ninja:
+            settings["CMAKE_MAKE_PROGRAM"] = ninja
+        try:
+            settings["pybind11_DIR"] = __import__("pybind11").get_cmake_dir()
+        except ImportError:
+            pass
+
+        generator = ["-G", "Ninja" if ninja else "Unix Makefiles"]
+        options = [f"-D{name}={value}" for name, value in settings.items()]
+        options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
+        package = Path(self.get_ext_fullpath("fastconv._C")).resolve().parent
+        subprocess.run(["cmake", "-S", ROOT, "-B", build, *generator, *options], check=True)
+        subprocess.run(["cmake", "--build", build, "--parallel", jobs], check=True)
+        for stale in package.glob("libfastconv_*.so"):
+            stale.unlink()
+        subprocess.run(["cmake", "--install", build, "--prefix", package], check=True)
+
+
+def git_commit():
+    """The commit of this checkout; empty outside one, or without git."""
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return ""
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+setup(
+    packages=[*find_packages("python"), "fastconv.kernels"],
+    package_dir={"": "python", "fastconv.kernels": "kernels"},
+    package_data={"fastconv": ["py.typed", "*.pyi"]},
+    ext_modules=[Extension("fastconv._C", [])],
+    cmdclass={"build_ext": CMakeBuild},
+)
