@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -12,19 +13,13 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_backend"))
-from fastconv_build import TORCH_REQUIREMENT, choose_nvcc, find_torch  # noqa: E402
+from fastconv_build import check_build_tools, choose_nvcc  # noqa: E402
 
 
 class CMakeBuild(build_ext):
     def run(self):
-        torch = find_torch()
-        if torch is None:
-            raise SystemExit(f"fastconv: the build needs {TORCH_REQUIREMENT}, and none is installed")
-        if not any(map(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++"))):
-            raise SystemExit("fastconv: no C++ compiler found; install g++ or clang++, or set CXX")
-        if shutil.which("cmake") is None:
-            raise SystemExit("fastconv: no cmake found; pip install cmake")
-
+        os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # cmake and ninja of a venv
+        torch = check_build_tools()
         debug = self.debug or os.environ.get("DEBUG", "0") not in ("", "0")
         ninja = shutil.which("ninja")
         kind = f"{'ninja' if ninja else 'make'}-{'debug' if debug else 'release'}"
@@ -57,7 +52,9 @@ class CMakeBuild(build_ext):
         package = Path(self.get_ext_fullpath("fastconv._C")).resolve().parent
         subprocess.run(["cmake", "-S", ROOT, "-B", build, *generator, *options], check=True)
         subprocess.run(["cmake", "--build", build, "--parallel", jobs], check=True)
-        for stale in package.glob("libfastconv_*.so"):
+        # Also what is there already: a process that has loaded a file keeps it, if it is not overwritten.
+        tag = sys.implementation.cache_tag
+        for stale in [*package.glob("libfastconv_*.so"), *package.glob(f"_C.{tag}-*.so")]:
             stale.unlink()
         subprocess.run(["cmake", "--install", build, "--prefix", package], check=True)
 

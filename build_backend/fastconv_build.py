@@ -79,12 +79,23 @@ def _ask_for_torch(python: str) -> str:
     return run.stdout.strip() if run.returncode == 0 else ""
 
 
+def check_build_tools() -> Torch:
+    """The PyTorch to build against; ends the build in one sentence if that, a compiler or CMake is missing."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++"))):
+        raise SystemExit("fastconv: no C++ compiler found; install g++ or clang++, or set CXX")
+    if shutil.which("cmake") is None:
+        raise SystemExit("fastconv: no cmake found; pip install cmake")
+    torch = find_torch()
+    if torch is None:
+        raise SystemExit(f"fastconv: the build needs {TORCH_REQUIREMENT}, and none is installed")
+    return torch
+
+
 def find_nvcc() -> str | None:
-    """nvcc of $CUDA_HOME, else of the PATH, else of the usual place."""
-    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
-    candidates = [os.path.join(home, "bin", "nvcc") for home in homes if home]
-    candidates += [shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc"]
-    return next((path for path in candidates if path and os.access(path, os.X_OK)), None)
+    """nvcc of $CUDA_HOME if that is set, else of the PATH, else of the usual place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    path = None if home else shutil.which("nvcc")
+    return path or shutil.which("nvcc", path=os.path.join(home or "/usr/local/cuda", "bin"))
 
 
 def nvcc_major(nvcc: str) -> str:

