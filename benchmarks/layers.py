@@ -11,7 +11,11 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import fastconv
+from fastconv._timing import Contender
 from fastconv._torchvision import import_torchvision
+
+from .peers import OURS
+from .timing import Work
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,11 +35,18 @@ class Layer:
     def id(self) -> str:
         return f"{self.op}-{self.name}"
 
-    def input(self, batch: int = 1) -> torch.Tensor:
-        """Random normal input in channels_last: zeros would flatter a CPU's power budget."""
-        generator = torch.Generator().manual_seed(0)
-        input = torch.randn(batch, *self.input_shape[1:], generator=generator)
-        return input.contiguous(memory_format=torch.channels_last) if input.dim() == 4 else input
+    def work(self, threads: int = 1) -> Work:
+        """This layer at batch 1, as something to compare."""
+        input = random_input(self.input_shape)
+        forward = self.fast(self.module)
+        ours = Contender(OURS, lambda: forward(input), lambda: forward(input))
+        return Work(self.id, threads, self.module, (ours,), input, self.flops)
+
+
+def random_input(shape: tuple[int, ...]) -> torch.Tensor:
+    """Normal values in channels_last; zeros would make a CPU faster than it is."""
+    input = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return input.contiguous(memory_format=torch.channels_last) if input.dim() == 4 else input
 
 
 def network(name: str) -> nn.Module:

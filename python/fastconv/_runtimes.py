@@ -97,7 +97,8 @@ def onnxruntime(
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    bound_input = runtime.OrtValue.ortvalue_from_numpy(input.contiguous().numpy())
+    array = input.contiguous().numpy()
+    bound_input = runtime.OrtValue.ortvalue_from_numpy(array)
     shape = [int(size) for size in session.get_outputs()[0].shape]
     output = torch.empty(shape)
     binding = session.io_binding()
@@ -111,7 +112,7 @@ def onnxruntime(
         call()
         return output.clone()
 
-    return Contender(name, call, result)
+    return Contender(name, call, result, buffers=(array, output))
 
 
 def openvino(
@@ -144,4 +145,4 @@ def openvino(
         call()
         return torch.from_numpy(request.get_output_tensor().data.copy())
 
-    return Contender(name, call, result)
+    return Contender(name, call, result, buffers=array)

@@ -19,13 +19,15 @@ class Contender:
     """One callable to time.
 
     ``call`` runs once and returns anything; ``result`` runs once and returns the output as a
-    tensor, for checks; ``prepare`` runs untimed before each block of timed calls.
+    tensor, for checks; ``prepare`` runs untimed before each block of timed calls; ``buffers`` keeps
+    alive what the call reads by address.
     """
 
     name: str
     call: Callable[[], object]
     result: Callable[[], object]
     prepare: Callable[[], object] = _nothing
+    buffers: object = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,11 @@ def _block(contender: Contender, iterations: int, warmup: int) -> float:
 
 
 def interleave(
-    contenders: Sequence[Contender], *, rounds: int = 20, block_seconds: float = 0.05
+    contenders: Sequence[Contender],
+    *,
+    rounds: int = 20,
+    block_seconds: float = 0.05,
+    each_round: Callable[[], object] = _nothing,
 ) -> dict[str, Timing]:
     """Time each contender once per round, in an order that rotates from round to round.
 
@@ -92,6 +98,7 @@ def interleave(
         contenders: with different names.
         rounds: values for each contender.
         block_seconds: about how long one value is measured; never less than one call.
+        each_round: runs once at the start of each round, while all else is idle.
 
     Returns: name -> Timing, in the order given.
     """
@@ -104,6 +111,8 @@ def interleave(
             estimate = _block(contender, iterations=2, warmup=3)
             iterations[contender.name] = max(1, round(block_seconds / estimate))
         for round_index in range(rounds):
+            settle()
+            each_round()
             first = round_index % len(contenders)
             for contender in [*contenders[first:], *contenders[:first]]:
                 # A fifth of the block, untimed, brings caches, pools and clocks back to speed.

@@ -1,0 +1,145 @@
+"""One comparison: check every result, time all in one interleaved run, relate to the FMA peak."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from fastconv import _library, _timing
+from fastconv._timing import Contender, Timing
+
+from . import peers
+
+# Largest difference to float64, relative to the largest output, that still counts as right.
+TOLERANCE = 1e-4
+LEVELS = ("scalar", "avx2", "avx512")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How the machine was measured: rounds per contender and seconds per measured block."""
+
+    rounds: int = 20
+    block_seconds: float = 0.05
+
+
+FULL = Speed()
+QUICK = Speed(rounds=3, block_seconds=0.002)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something to compare: what the rivals run, and the same by fastconv."""
+
+    id: str
+    threads: int
+    module: torch.nn.Module
+    ours: tuple[Contender, ...]
+    input: torch.Tensor
+    flops: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everybody's times on one piece of work."""
+
+    work: Work
+    contenders: dict[str, Contender]
+    timings: dict[str, Timing]
+    errors: dict[str, float]
+    skipped: dict[str, str]
+    peak_gflops: float | None
+
+    def row(self, name: str) -> dict[str, float | int | None]:
+        """One contender's numbers, rounded, as results and extra_info show them."""
+        timing = self.timings[name]
+        gflops = self.work.flops / timing.median / 1e9
+        percent = None if self.peak_gflops is None else round(100 * gflops / self.peak_gflops, 1)
+        return {
+            "median_ms": _significant(timing.median * 1e3),
+            "iqr_ms": _significant(timing.iqr * 1e3),
+            "gflops": _significant(gflops),
+            "percent_of_peak": percent,
+            "error": _significant(self.errors[name], 2),
+            "rounds": len(timing.seconds),
+        }
+
+    def ratio(self, name: str, others: Iterable[str]) -> float | None:
+        """The median time of `name` over that of the fastest of `others` that ran."""
+        times = [self.timings[other].median for other in others if other in self.timings]
+        return _significant(self.timings[name].median / min(times)) if times else None
+
+
+def _significant(value: float, digits: int = 4) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+def isa_name() -> str:
+    """The ISA level that the native kernels use now, "none" without the library."""
+    return LEVELS[torch.ops.fastconv.isa(-1)] if _library.is_loaded() else "none"
+
+
+def fma_peak(seconds: float = 0.02) -> float | None:
+    """Measured GFLOP/s of one thread that does nothing but FMAs at the best ISA level."""
+    native = _library._C
+    if not hasattr(native, "measure_fma_peak"):
+        return None
+    return float(native.measure_fma_peak(LEVELS.index(native.isa_levels()[-1]), seconds))
+
+
+def check(contenders: Iterable[Contender], expected: torch.Tensor) -> dict[str, float]:
+    """Each contender's largest relative error; raises AssertionError on a wrong result."""
+    errors = {}
+    scale = expected.abs().max()
+    for contender in contenders:
+        actual = contender.result()
+        assert isinstance(actual, torch.Tensor)
+        assert actual.shape == expected.shape, f"{contender.name}: {actual.shape}"
+        error = float((actual.double() - expected).abs().max() / scale)
+        assert error <= TOLERANCE, f"{contender.name} is wrong by {error:.1e} of the largest output"
+        errors[contender.name] = error
+    return errors
+
+
+def compare(work: Work, names: Iterable[str] = peers.RIVALS, speed: Speed = FULL) -> Comparison:
+    """Check and time our contenders against the rivals `names` on one piece of work.
+
+    The truth is the float64 result of the rivals' module. Sets torch's number of threads.
+    """
+    torch.set_num_threads(work.threads)
+    with torch.inference_mode():
+        expected = copy.deepcopy(work.module).double()(work.input.double())
+    rivals, skipped = peers.rivals(work.module, work.input, names)
+    contenders = [*work.ours, *rivals]
+    peaks = _Peaks()
+    with torch.inference_mode():
+        errors = check(contenders, expected)
+        timings = _timing.interleave(
+            contenders,
+            rounds=speed.rounds,
+            block_seconds=speed.block_seconds,
+            each_round=peaks.measure,
+        )
+    by_name = {contender.name: contender for contender in contenders}
+    return Comparison(work, by_name, timings, errors, skipped, peaks.median())
+
+
+class _Peaks:
+    """The FMA peak, measured anew in each round: clocks drift during a run."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def measure(self) -> None:
+        peak = fma_peak()
+        if peak is not None:
+            self.values.append(peak)
+
+    def median(self) -> float | None:
+        if not self.values:
+            return None
+        return _significant(torch.get_num_threads() * statistics.median(self.values))
