@@ -1,0 +1,34 @@
+"""Fused convolution kernels for efficient CNNs: PyTorch functions, layers and networks."""
+
+from . import models, nn
+from .backend import BackendError, use_backend
+from .info import info
+from .ops import (
+    conv2d_bias_act,
+    depthwise_conv2d,
+    depthwise_separable_conv2d,
+    inverted_residual,
+    linear,
+    pointwise_conv2d,
+    pointwise_conv2d_pool,
+    squeeze_excite,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "__version__",
+    "conv2d_bias_act",
+    "depthwise_conv2d",
+    "depthwise_separable_conv2d",
+    "info",
+    "inverted_residual",
+    "linear",
+    "models",
+    "nn",
+    "pointwise_conv2d",
+    "pointwise_conv2d_pool",
+    "squeeze_excite",
+    "use_backend",
+]

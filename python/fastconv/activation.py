@@ -1,0 +1,49 @@
+"""Activations: one code per name (the same as csrc/activation.h) and the plain PyTorch function."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CODES = {
+    "none": 0,
+    "relu": 1,
+    "relu6": 2,
+    "hardswish": 3,
+    "silu": 4,
+    "sigmoid": 5,
+    "hardsigmoid": 6,
+}
+NAMES = tuple(CODES)
+GATES = ("sigmoid", "hardsigmoid")
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "silu": F.silu,
+    "sigmoid": F.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+}
+
+# Exact types only: a subclass may compute something else.
+_MODULES: dict[type[nn.Module], str] = {
+    nn.Identity: "none",
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Hardswish: "hardswish",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardsigmoid: "hardsigmoid",
+}
+
+
+def activate(x: Tensor, activation: str | int) -> Tensor:
+    """Applies an activation, given by name or by code, in plain PyTorch."""
+    return _FUNCTIONS[activation if isinstance(activation, str) else NAMES[activation]](x)
+
+
+def of_module(module: nn.Module | None) -> str | None:
+    """The activation's name of a torch.nn module ("none" for no module), or None if it has none."""
+    return "none" if module is None else _MODULES.get(type(module))

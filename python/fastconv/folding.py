@@ -1,0 +1,141 @@
+"""BatchNorm folding, and the side cache of packed weights for the functional ops."""
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import backend
+
+CACHE_ENTRIES = 256
+
+
+def fold_batch_norm(
+    weight: Tensor,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The weight and bias of a convolution that is followed by a BatchNorm in eval mode.
+
+    Args:
+        weight: (K, C, KH, KW), bias: (K,) or None; of the convolution.
+        running_mean, running_var, gamma, beta: (K,); of the BatchNorm.
+
+    Returns:
+        weight (K, C, KH, KW) and bias (K,), of one convolution that computes both.
+    """
+    scale = torch.rsqrt(running_var + eps)
+    if gamma is not None:
+        scale = scale * gamma
+    shift = -running_mean if bias is None else bias - running_mean
+    shift = shift * scale
+    if beta is not None:
+        shift = shift + beta
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), shift
+
+
+def pack_pointwise(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """For pointwise_conv2d, pointwise_conv2d_pool, conv2d_bias_act and linear."""
+    return torch.ops.fastconv.pack_pointwise(weight, bias)
+
+
+def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """For depthwise_conv2d."""
+    return torch.ops.fastconv.pack_depthwise(weight, bias)
+
+
+def pack_separable(
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    pointwise_bias: Tensor | None,
+) -> Tensor:
+    """For depthwise_separable_conv2d."""
+    depthwise = pack_depthwise(depthwise_weight, depthwise_bias)
+    return torch.cat([depthwise, pack_pointwise(pointwise_weight, pointwise_bias)])
+
+
+def pack_inverted_residual(
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+) -> Tensor:
+    """For inverted_residual."""
+    rest = pack_separable(depthwise_weight, depthwise_bias, project_weight, project_bias)
+    if expand_weight is None:
+        return rest
+    return torch.cat([pack_pointwise(expand_weight, expand_bias), rest])
+
+
+class _Entry(NamedTuple):
+    references: tuple[Any, ...]  # one weak reference (or None) per tensor
+    state: tuple[int, ...]
+    packed: Tensor
+
+
+_entries: OrderedDict[tuple[Any, ...], _Entry] = OrderedDict()
+_CACHEABLE = frozenset((Tensor, torch.nn.Parameter))
+
+
+def clear_cache() -> None:
+    """Forgets the packed weights of functional calls.
+
+    Needed after writing to a weight past PyTorch's version counter: through ``.data`` or NumPy.
+    """
+    _entries.clear()
+
+
+def packed(pack: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor | None:
+    """pack(*tensors), remembered as long as the tensors live and stay as they are.
+
+    None (the op then packs for itself) for tensors whose changes cannot be seen.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    key = (pack, *map(id, tensors))
+    entry = _entries.get(key)
+    if entry is not None:
+        state = [backend.isa_generation]
+        for reference, tensor in zip(entry.references, tensors, strict=True):
+            if tensor is not None:
+                if reference() is not tensor:
+                    break
+                state += (tensor._version, tensor.data_ptr())
+        else:
+            if tuple(state) == entry.state:
+                return entry.packed
+    return _pack_and_remember(key, pack, tensors)
+
+
+def _pack_and_remember(
+    key: tuple[Any, ...], pack: Callable[..., Tensor], tensors: tuple[Tensor | None, ...]
+) -> Tensor | None:
+    for tensor in tensors:
+        if tensor is not None and (type(tensor) not in _CACHEABLE or tensor.is_inference()):
+            return None
+
+    def forget(_: object) -> None:
+        _entries.pop(key, None)
+
+    references, state = [], [backend.isa_generation]
+    for tensor in tensors:
+        references.append(None if tensor is None else weakref.ref(tensor, forget))
+        if tensor is not None:
+            state += (tensor._version, tensor.data_ptr())
+    with torch.no_grad():
+        result = pack(*tensors)
+    _entries[key] = _Entry(tuple(references), tuple(state), result)
+    _entries.move_to_end(key)
+    while len(_entries) > CACHE_ENTRIES:
+        _entries.popitem(last=False)
+    return result

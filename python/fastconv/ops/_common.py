@@ -1,0 +1,256 @@
+"""What all ops share: argument checks, and registration of fakes, derivatives and FLOP formulas."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import register_flop_formula
+
+from .. import backend
+from ..activation import CODES, NAMES
+from ..reference import Padding, Size2, resolve_padding
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_FLOAT32 = torch.float32
+
+
+def require(ok: Any, op: str, arg: str, rule: str, got: Any, *values: Any) -> None:
+    """Raises "<op>: <arg> must <rule>, got <got>" unless ok; {} in the rule stand for values."""
+    if type(ok) is bool:
+        if not ok:
+            raise ValueError(_message(op, arg, rule, got, values))
+    else:  # a symbolic size of a fake tensor
+        torch._check_value(ok, lambda: _message(op, arg, rule, got, values))
+
+
+def _message(op: str, arg: str, rule: str, got: Any, values: Sequence[Any]) -> str:
+    got = list(got) if isinstance(got, torch.Size) else got
+    return f"{op}: {arg} must {rule.format(*values)}, got {got}"
+
+
+def size2(op: str, arg: str, value: Size2, minimum: int) -> tuple[int, int]:
+    """A checked pair from an int or a pair."""
+    if type(value) is int:
+        if value >= minimum:
+            return value, value
+    elif isinstance(value, (tuple, list)) and [type(n) for n in value] == [int, int]:
+        first, second = value
+        if first >= minimum and second >= minimum:
+            return first, second
+    raise ValueError(f"{op}: {arg} must be an int >= {minimum} or a pair of such, got {value!r}")
+
+
+def padding4(
+    op: str,
+    padding: Padding,
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    weight_name: str = "weight",
+) -> tuple[int, int, int, int]:
+    """A checked (top, bottom, left, right) from an int, a pair or "same"."""
+    if isinstance(padding, str):
+        if padding != "same":
+            raise ValueError(f'{op}: padding must be an int, a pair or "same", got {padding!r}')
+        size, kernel = dims(op, "input", input)[2:], dims(op, weight_name, weight)[2:]
+        return resolve_padding("same", size, kernel, stride, dilation)
+    vertical, horizontal = size2(op, "padding", padding, 0)
+    return vertical, vertical, horizontal, horizontal
+
+
+def activation_code(op: str, arg: str, name: str, allowed: Sequence[str] = NAMES) -> int:
+    """The code of an activation's name."""
+    if name not in allowed:
+        raise ValueError(f"{op}: {arg} must be one of {', '.join(allowed)}, got {name!r}")
+    return CODES[name]
+
+
+def inspect(
+    op: str, names: Sequence[str], tensors: Sequence[Tensor | None]
+) -> tuple[str | None, bool]:
+    """Checks types, dtypes and devices; the first tensor is never None.
+
+    Returns:
+        why the native kernels cannot take these tensors (None if they can), and whether a
+        gradient is wanted.
+    """
+    plain, requires_grad = True, False
+    for tensor in tensors:
+        if tensor is not None:
+            if type(tensor) in _PLAIN and tensor.dtype is _FLOAT32 and tensor.is_cpu:
+                requires_grad = requires_grad or tensor.requires_grad
+            else:
+                plain = False
+    limit = None if plain else _inspect_closely(op, names, tensors)
+    if not plain:
+        requires_grad = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return limit, requires_grad and torch.is_grad_enabled()
+
+
+def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
+    present = [(n, t) for n, t in zip(names, tensors, strict=True) if t is not None]
+    for name, tensor in present:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+    first_name, first = present[0]
+    dtype, device = first.dtype, first.device
+    require(first.is_floating_point(), op, first_name, "have a floating-point dtype", dtype)
+    limit = None
+    for name, tensor in present:
+        if not torch._C._is_any_autocast_enabled():
+            same = tensor.dtype == dtype
+            require(same, op, name, "have {}'s dtype, {}", tensor.dtype, first_name, dtype)
+        same = tensor.device == device
+        require(same, op, name, "be on {}'s device, {}", tensor.device, first_name, device)
+        if device.type != "cpu":
+            limit = f"{name} is on {device}, and the kernels are for the CPU"
+        elif tensor.dtype != _FLOAT32:
+            limit = f"{name} is {tensor.dtype}, and the kernels are float32"
+        elif type(tensor) not in _PLAIN:
+            limit = f"{name} is a {type(tensor).__name__}, and the kernels take plain tensors"
+    return limit
+
+
+def dims(op: str, name: str, tensor: Tensor | None, count: int = 4) -> tuple[Any, ...]:
+    """The sizes of a tensor that must have `count` dimensions."""
+    if tensor is None:
+        raise TypeError(f"{op}: {name} must be a Tensor, got None")
+    shape = tensor.shape
+    if len(shape) != count:
+        raise ValueError(f"{op}: {name} must have {count} dimensions, got shape {list(shape)}")
+    return shape
+
+
+def input_dims(op: str, input: Tensor) -> tuple[Any, Any, Any, Any]:
+    """N, C, H, W of a batch of at least 0 images of at least 1 x 1."""
+    n, c, h, w = dims(op, "input", input)
+    rule = "have shape (N, C, H, W) with C, H, W at least 1"
+    require(c > 0 and h > 0 and w > 0, op, "input", rule, input.shape)
+    return n, c, h, w
+
+
+def check_vector(op: str, name: str, tensor: Tensor | None, size: Any) -> None:
+    """An optional (size,) tensor, such as a bias."""
+    if tensor is not None:
+        require(tensor.shape == (size,), op, name, "have shape ({},)", tensor.shape, size)
+
+
+def check_pointwise_weight(op: str, name: str, weight: Tensor, channels: Any) -> Any:
+    """(K, channels, 1, 1); returns K."""
+    k, c, kh, kw = dims(op, name, weight)
+    ok = c == channels and kh == 1 and kw == 1 and k > 0
+    require(ok, op, name, "have shape (K, {}, 1, 1)", weight.shape, channels)
+    return k
+
+
+def check_depthwise_weight(
+    op: str, name: str, weight: Tensor, channels: Any
+) -> tuple[Any, tuple[Any, Any]]:
+    """(channels * m, 1, KH, KW); returns channels * m and (KH, KW)."""
+    k, c, kh, kw = dims(op, name, weight)
+    ok = k % channels == 0 and k > 0 and c == 1 and kh > 0 and kw > 0
+    require(ok, op, name, "have shape ({} * m, 1, KH, KW)", weight.shape, channels)
+    return k, (kh, kw)
+
+
+def check_residual(op: str, residual: Tensor | None, shape: tuple[Any, ...]) -> None:
+    if residual is not None:
+        require(
+            residual.shape == shape, op, "residual", "have shape {}", residual.shape, list(shape)
+        )
+
+
+def window_size(
+    op: str,
+    size: Sequence[Any],
+    kernel: Sequence[Any],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[Any, Any]:
+    """OH, OW of a convolution over H, W = size."""
+    h, w = size
+    spare_h = h + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1
+    spare_w = w + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1
+    rule = "be, with its padding, at least as large as the kernel"
+    require(spare_h >= 0 and spare_w >= 0, op, "input", rule, f"{h} x {w}")
+    return spare_h // stride[0] + 1, spare_w // stride[1] + 1
+
+
+class Ops(NamedTuple):
+    """The native op with derivatives, and its twin without; None where the library is missing."""
+
+    differentiable: Any
+    infer: Any
+
+
+def register(
+    name: str,
+    *,
+    output_shape: Callable[..., tuple[Any, ...]],
+    reference: Callable[..., Tensor],
+    flops: Callable[..., int],
+) -> Ops:
+    """Gives the native ops `name` and `name`_infer what the C++ library cannot.
+
+    All three functions take the arguments of the op's schema without `packed`: output_shape, which
+    checks them too, by position, flops by position with shapes in the place of tensors, and
+    reference by name.
+    """
+    if backend.NATIVE_MISSING is not None:
+        return Ops(None, None)
+    packet, infer_packet = (getattr(torch.ops.fastconv, name + end) for end in ("", "_infer"))
+    arguments = [argument.name for argument in packet.default._schema.arguments]
+    count = len(arguments) - (arguments[-1] == "packed")
+
+    def fake(*args: Any, **kwargs: Any) -> Tensor:
+        args = args + tuple(kwargs[name] for name in arguments[len(args) :] if name in kwargs)
+        for argument, tensor in zip(arguments[:count], args, strict=False):
+            if isinstance(tensor, Tensor):
+                require(tensor.dtype == _FLOAT32, name, argument, "be float32", tensor.dtype)
+        shape = output_shape(*args[:count])
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        first = args[0]
+        return torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
+
+    def count_flops(*args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        args = args + tuple(kwargs[name] for name in arguments[len(args) :] if name in kwargs)
+        return flops(*args[:count])
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        leaves, ctx.structure = pytree.tree_flatten(inputs[:count])
+        ctx.constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        ctx.positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        ctx.save_for_backward(*[leaves[i] for i in ctx.positions])
+
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        # Recomputes the reference and lets PyTorch differentiate it, also twice. The aliases keep
+        # one tensor in two places (input and residual) apart.
+        leaves, wanted = list(ctx.constants), []
+        with torch.enable_grad():
+            for position, saved in zip(ctx.positions, ctx.saved_tensors, strict=True):
+                leaves[position] = saved.view_as(saved)
+                if saved.requires_grad:
+                    wanted.append(position)
+            args = pytree.tree_unflatten(leaves, ctx.structure)
+            output = reference(**dict(zip(arguments, args, strict=False)))
+        sources = [leaves[position] for position in wanted]
+        found = torch.autograd.grad(
+            output, sources, grad_output, create_graph=torch.is_grad_enabled()
+        )
+        grads: list[Any] = [None] * len(leaves)
+        for position, grad in zip(wanted, found, strict=True):
+            grads[position] = grad
+        results = pytree.tree_unflatten(grads, ctx.structure)
+        return (*results, *[None] * (len(arguments) - count))
+
+    for op in (packet, infer_packet):
+        torch.library.register_fake(op._qualified_op_name, fake)
+        register_flop_formula(op)(count_flops)
+    torch.library.register_autograd(
+        packet._qualified_op_name, backward, setup_context=setup_context
+    )
+    return Ops(packet.default, infer_packet.default)

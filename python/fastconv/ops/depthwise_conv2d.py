@@ -1,0 +1,100 @@
+"""Depthwise convolution: every channel with a filter of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .. import backend, reference
+from ..folding import pack_depthwise, packed
+from ..reference import Padding, Size2
+from . import _common as common
+
+_NAME = "depthwise_conv2d"
+_TENSORS = ("input", "weight", "bias")
+
+
+def depthwise_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size2 = 1,
+    padding: Padding = 0,
+    dilation: Size2 = 1,
+    *,
+    activation: str = "none",
+) -> Tensor:
+    """Computes ``activation(depthwise convolution + bias)`` in one pass.
+
+    Native for float32 on the CPU with depth multiplier m = 1, in any memory layout; everything
+    else runs as plain PyTorch.
+
+    Args:
+        input: (N, C, H, W)
+        weight: (C * m, 1, KH, KW)
+        bias: (C * m,)
+        stride: int or (h, w)
+        padding: int, (h, w), or "same": TensorFlow's, for which OH = ceil(H / stride), with the
+            odd row and column at the bottom and the right
+        dilation: int or (h, w)
+        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+
+    Returns:
+        (N, C * m, OH, OW), channels_last, of the dtype of the input
+
+    Raises:
+        TypeError: for what must be a tensor and is not.
+        ValueError: for a wrong shape, dtype, device, stride, padding, dilation or activation.
+        fastconv.BackendError: if the backend that was asked for cannot run the call.
+
+    Example:
+        >>> weight = torch.randn(32, 1, 3, 3)
+        >>> fastconv.depthwise_conv2d(torch.randn(1, 32, 56, 56), weight, padding=1).shape
+        torch.Size([1, 32, 56, 56])
+
+    The layer is that of MobileNets (https://arxiv.org/abs/1704.04861).
+    """
+    stride = common.size2(_NAME, "stride", stride, 1)
+    dilation = common.size2(_NAME, "dilation", dilation, 1)
+    code = common.activation_code(_NAME, "activation", activation)
+    limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
+    pads = common.padding4(_NAME, padding, input, weight, stride, dilation)
+    shape = _output_shape(input, weight, bias, stride, pads, dilation, code)
+    if limit is None and shape[1] != input.shape[1]:
+        limit = "the kernels have one filter per channel, not several"
+    if not backend.choose(_NAME, limit):
+        return reference.depthwise_conv2d(
+            input, weight, bias, stride, pads, dilation, activation=activation
+        )
+    if gradient:
+        return _OPS.differentiable(input, weight, bias, stride, pads, dilation, code)
+    pack = packed(pack_depthwise, weight, bias)
+    return _OPS.infer(input, weight, bias, stride, pads, dilation, code, pack)
+
+
+def _output_shape(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: int,
+) -> tuple[Any, ...]:
+    n, c, h, w = common.input_dims(_NAME, input)
+    k, kernel = common.check_depthwise_weight(_NAME, "weight", weight, c)
+    common.check_vector(_NAME, "bias", bias, k)
+    return n, k, *common.window_size(_NAME, (h, w), kernel, stride, padding, dilation)
+
+
+def _flops(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, *_: Any
+) -> int:
+    k, _, kh, kw = weight
+    oh, ow = common.window_size(_NAME, input[2:], (kh, kw), stride, padding, dilation)
+    return 2 * input[0] * k * kh * kw * oh * ow
+
+
+_OPS = common.register(
+    _NAME, output_shape=_output_shape, reference=reference.depthwise_conv2d, flops=_flops
+)
