@@ -1,5 +1,6 @@
 """Runs CMake and maps the folders to packages; everything else is in pyproject.toml."""
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -18,7 +19,8 @@ from fastconv_build import check_build_tools, choose_nvcc  # noqa: E402
 
 class CMakeBuild(build_ext):
     def run(self):
-        os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")  # cmake and ninja of a venv
+        # cmake and ninja of a venv that is not activated
+        os.environ["PATH"] += os.pathsep + sysconfig.get_path("scripts")
         torch = check_build_tools()
         debug = self.debug or os.environ.get("DEBUG", "0") not in ("", "0")
         ninja = shutil.which("ninja")
@@ -40,10 +42,8 @@ class CMakeBuild(build_ext):
         # Given each time: what the last isolated build wrote into CMake's cache is gone by now.
         if ninja:
             settings["CMAKE_MAKE_PROGRAM"] = ninja
-        try:
+        with contextlib.suppress(ImportError):
             settings["pybind11_DIR"] = __import__("pybind11").get_cmake_dir()
-        except ImportError:
-            pass
 
         generator = ["-G", "Ninja" if ninja else "Unix Makefiles"]
         options = [f"-D{name}={value}" for name, value in settings.items()]
@@ -52,7 +52,7 @@ class CMakeBuild(build_ext):
         package = Path(self.get_ext_fullpath("fastconv._C")).resolve().parent
         subprocess.run(["cmake", "-S", ROOT, "-B", build, *generator, *options], check=True)
         subprocess.run(["cmake", "--build", build, "--parallel", jobs], check=True)
-        # Also what is there already: a process that has loaded a file keeps it, if it is not overwritten.
+        # Removed, not overwritten: a process that has loaded a file keeps it.
         tag = sys.implementation.cache_tag
         for stale in [*package.glob("libfastconv_*.so"), *package.glob(f"_C.{tag}-*.so")]:
             stale.unlink()

@@ -1,8 +1,9 @@
 """In-tree build backend: setuptools, plus the PyTorch that the user already has.
 
-pip builds in an isolated environment without PyTorch. Asking for one there would download a second, often different
-PyTorch; not asking would fail. But only the headers and the path of libtorch_cpu are needed, and through the stable
-ABI those of any PyTorch from 2.10 on give a library that runs on all others. So the backend looks outside first.
+pip builds in an isolated environment without PyTorch. Asking for one there would download a
+second, often different PyTorch; not asking would fail. But only the headers and the path of
+libtorch_cpu are needed, and through the stable ABI those of any PyTorch from 2.10 on give a library
+that runs on all others. So the backend looks outside first.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _PROBE = (
 
 
 class Torch(NamedTuple):
-    """An installed PyTorch: its package directory, version and CUDA version (empty without CUDA)."""
+    """An installed PyTorch: its package directory, version and CUDA version ("" without CUDA)."""
 
     directory: Path
     version: str
@@ -44,7 +45,7 @@ class Torch(NamedTuple):
 
 
 def read_torch(origin: str | None) -> Torch | None:
-    """Reads versions without importing torch; None if there is no complete PyTorch at this torch/__init__.py."""
+    """Reads the versions without importing torch/__init__.py, which is what `origin` names."""
     if not origin:
         return None
     directory = Path(origin).parent
@@ -57,7 +58,7 @@ def read_torch(origin: str | None) -> Torch | None:
 
 
 def find_torch() -> Torch | None:
-    """The PyTorch of this environment, else of the environment that pip (or $VIRTUAL_ENV, conda) was started from."""
+    """The PyTorch of this environment, else of the one that pip was started from."""
     return next((torch for torch in map(read_torch, _origins()) if torch and torch.usable), None)
 
 
@@ -73,14 +74,15 @@ def _origins() -> Iterator[str | None]:
 def _ask_for_torch(python: str) -> str:
     # -E: pip hides the outer packages through PYTHONPATH.
     try:
-        run = subprocess.run([python, "-E", "-c", _PROBE], capture_output=True, text=True, timeout=60)
+        command = [python, "-E", "-c", _PROBE]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return run.stdout.strip() if run.returncode == 0 else ""
 
 
 def check_build_tools() -> Torch:
-    """The PyTorch to build against; ends the build in one sentence if that, a compiler or CMake is missing."""
+    """The PyTorch to build against; if that, a compiler or CMake is missing, says so and exits."""
     if not any(map(shutil.which, (os.environ.get("CXX", "c++").split()[0], "g++", "clang++"))):
         raise SystemExit("fastconv: no C++ compiler found; install g++ or clang++, or set CXX")
     if shutil.which("cmake") is None:
@@ -108,14 +110,14 @@ def nvcc_major(nvcc: str) -> str:
 
 
 def choose_nvcc(torch: Torch) -> str | None:
-    """The compiler of the CUDA half, or None to leave that half out. FORCE_CUDA=1 or 0 decides; else it needs a match."""
+    """The compiler of the CUDA half, or None to leave it out: FORCE_CUDA decides, else a match."""
     force = os.environ.get("FORCE_CUDA", "")
     nvcc = find_nvcc()
     if force == "0":
         return None
     if force:
         if nvcc is None:
-            raise SystemExit("fastconv: FORCE_CUDA is set, but there is no nvcc in CUDA_HOME or PATH")
+            raise SystemExit("fastconv: FORCE_CUDA is set, but CUDA_HOME and PATH have no nvcc")
         return nvcc
     return nvcc if nvcc and torch.cuda and nvcc_major(nvcc) == torch.cuda.split(".")[0] else None
 
@@ -133,7 +135,7 @@ def get_requires_for_build_editable(config_settings=None):
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    # setuptools would pack what an earlier build left here. CMake's own folder stays: it is kept up to date by CMake.
+    # setuptools would pack what an earlier build left here. CMake keeps its own folder up to date.
     for leftover in glob.glob("build/lib*") + glob.glob("build/bdist*"):
         shutil.rmtree(leftover)
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)

@@ -1,4 +1,5 @@
-// fastconv._C: what Python asks about the CPU and about this build. The only pybind11 file, free of torch.
+// fastconv._C: what Python asks about the CPU and about this build. The only pybind11 file, free of
+// torch.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -50,8 +51,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU features, chosen instruction set and build information of fastconv.";
   m.def("cpu_features", &fastconv::features, "Name -> whether this CPU has it.");
-  m.def("isa", [] { return fastconv::isa_name(fastconv::best_isa()); },
-        "The level that the ops start with; RuntimeError if FASTCONV_ISA names an unusable one.");
+  m.def(
+      "isa", [] { return fastconv::isa_name(fastconv::best_isa()); },
+      "The level that the ops start with; RuntimeError if FASTCONV_ISA names an unusable one.");
   m.def("isa_levels", &fastconv::level_names, "The levels that this CPU runs, smallest first.");
   m.def("cache_sizes", &fastconv::cache_sizes, "Bytes of the data caches of one core.");
   m.def("build_info", &fastconv::build_info, "Versions, compiler and flags of this build.");

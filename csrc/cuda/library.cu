@@ -1,4 +1,5 @@
-// The CUDA library holds no kernels in this version: it says what it was built with, and proves that the build works.
+// The CUDA library holds no kernels in this version: it says what it was built with, and proves
+// that the build works.
 
 #include <cuda_runtime.h>
 

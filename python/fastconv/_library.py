@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 try:
-    from fastconv import _C
+    from . import _C as _C
 except ImportError:  # not built, or built for another Python: everything works without it
     _C = None  # type: ignore[assignment]
 
@@ -71,7 +71,7 @@ if _C is not None:
 _cpu_error = _load(_CPU)
 if _cpu_error is not None:
     warnings.warn(
-        f"fastconv runs its slow PyTorch reference, because the compiled ops are missing: {_cpu_error}",
+        f"fastconv falls back to plain PyTorch, its compiled ops are missing: {_cpu_error}",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from fastconv import _library
+from . import _library
 
 # Whatever people compare with or run beside fastconv; never imported here.
 _PACKAGES = (
@@ -36,7 +37,7 @@ def info() -> Info:
     """Describes the installation: versions, CPU, chosen instruction set, threads, CUDA, libraries.
 
     Returns:
-        A dict of strings; ``print(fastconv.info())`` shows it as lines, ``fastconv info`` does that.
+        A dict of strings, which prints as lines; the command ``fastconv info`` prints it.
 
     Example:
         >>> fastconv.info()["isa"]
@@ -78,12 +79,12 @@ def _machine() -> dict[str, str]:
 def _torch() -> dict[str, str]:
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
     given = [f"{name}={os.environ[name]}" for name in variables if name in os.environ]
-    parallel = torch.__config__.parallel_info().splitlines()
+    parallel = re.search(r"parallel backend: (.*)", torch.__config__.parallel_info())
     return {
         "torch": f"{torch.__version__} ({str(torch.version.git_version)[:10]})",
         "torch threads": f"{torch.get_num_threads()} intra-op, {torch.get_num_interop_threads()}"
         f" inter-op {' '.join(given)}".rstrip(),
-        "torch parallel": next((s.split(":", 1)[1].strip() for s in parallel if "backend" in s), "?"),
+        "torch parallel": parallel[1] if parallel else "unknown",
         "torch cpu": torch.backends.cpu.get_cpu_capability(),
         "torch onednn": str(torch.backends.mkldnn.is_available()),
     }
