@@ -63,7 +63,7 @@ def test_works_without_the_library(tmp_path):
 
 
 def test_works_with_a_broken_library(tmp_path):
-    (copy_without_library(tmp_path) / "libfastconv_cpu.so").write_text("not a library")
+    (copy_without_library(tmp_path) / "libfastconv_cpu.so").write_text("not a library" * 100)
     result = run(USE, PYTHONPATH=str(tmp_path))
     assert result.stdout == "True\n", result.stderr
     assert result.stderr.count("RuntimeWarning") == 1

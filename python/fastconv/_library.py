@@ -24,7 +24,7 @@ def _load(name: str) -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return str(error)
+        return str(error.__cause__ or error)  # the cause is the loader's own message
     return None
 
 
