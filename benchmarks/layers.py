@@ -174,6 +174,8 @@ _FAST: dict[str, Callable[[nn.Module], Forward]] = {
     "inverted_residual": _fast_block,
 }
 
+OPS = tuple(_FAST)
+
 
 def _layer(op: str, module: nn.Module, shape: tuple[int, ...], name: str) -> Layer:
     module = module.eval().requires_grad_(False)

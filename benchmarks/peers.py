@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from fastconv import _runtimes
-from fastconv._runtimes import Unavailable
+from fastconv._runtimes import UnavailableError
 from fastconv._timing import Contender
 
 OURS = "fastconv"
@@ -45,6 +45,6 @@ def rivals(
     for name in names:
         try:
             found.append(builders[name]())
-        except Unavailable as reason:
+        except UnavailableError as reason:
             skipped[name] = str(reason)
     return found, skipped

@@ -28,6 +28,7 @@ class Speed:
 
 
 FULL = Speed()
+LAYER = Speed(block_seconds=0.02)
 QUICK = Speed(rounds=3, block_seconds=0.002)
 
 

@@ -1,6 +1,6 @@
 """Other ways to run a module on a CPU, set up as their own documentation recommends.
 
-Each function returns a :class:`~fastconv._timing.Contender` or raises :class:`Unavailable`.
+Each function returns a :class:`~fastconv._timing.Contender` or raises :class:`UnavailableError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from fastconv._timing import Contender
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Says why a runtime cannot be compared here."""
 
 
@@ -26,7 +26,7 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Unavailable(f"{name} is not installed") from error
+        raise UnavailableError(f"{name} is not installed") from error
 
 
 def eager(
@@ -59,7 +59,7 @@ def torch_compile(
         with config.patch(freezing=True), torch.inference_mode():
             compiled(input)
     except Exception as error:  # no C++ compiler, an unsupported Python, ...
-        raise Unavailable(f"torch.compile failed: {str(error).splitlines()[0]}") from error
+        raise UnavailableError(f"torch.compile failed: {str(error).splitlines()[0]}") from error
     return Contender(name, lambda: compiled(input), lambda: compiled(input))
 
 

