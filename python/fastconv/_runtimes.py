@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import io
 import pathlib
 import tempfile
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastconv._timing import Contender
+from ._timing import Contender
 
 
 class UnavailableError(Exception):
@@ -65,19 +64,19 @@ def torch_compile(
 
 def export_onnx(module: torch.nn.Module, input: torch.Tensor) -> bytes:
     """ONNX of the module in eval mode; the exporter folds BatchNorm into the convolutions."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The TorchScript exporter is deprecated, but needs no package beside torch.
         warnings.simplefilter("ignore")
+        path = pathlib.Path(folder) / "model.onnx"
         torch.onnx.export(
             copy.deepcopy(module).eval(),
             (input.contiguous(),),
-            buffer,
+            path,
             input_names=["input"],
             output_names=["output"],
             dynamo=False,
         )
-    return buffer.getvalue()
+        return path.read_bytes()
 
 
 def onnxruntime(

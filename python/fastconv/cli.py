@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import classify
 from .info import info
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def _run_info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = (_add_info,)
+_COMMANDS = (_add_info, classify.add_parser)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
