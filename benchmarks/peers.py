@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -28,15 +29,15 @@ def rivals(
     """
     threads = torch.get_num_threads()
     names = list(names)
-    onnx = _runtimes.export_onnx(module, input) if set(names) & set(RUNTIMES) else b""
+    onnx = functools.cache(lambda: _runtimes.export_onnx(module, input))
     builders: dict[str, Callable[[], Contender]] = {
         "eager": lambda: _runtimes.eager(module, input, torch.contiguous_format),
         "eager_channels_last": lambda: _runtimes.eager(module, input, name="eager_channels_last"),
         "torch_compile": lambda: _runtimes.torch_compile(module, input),
-        "onnxruntime": lambda: _runtimes.onnxruntime(onnx, input, threads),
-        "openvino": lambda: _runtimes.openvino(onnx, input, threads),
+        "onnxruntime": lambda: _runtimes.onnxruntime(onnx(), input, threads),
+        "openvino": lambda: _runtimes.openvino(onnx(), input, threads),
         "onnxruntime_no_spinning": lambda: _runtimes.onnxruntime(
-            onnx, input, threads, spinning=False, name="onnxruntime_no_spinning"
+            onnx(), input, threads, spinning=False, name="onnxruntime_no_spinning"
         ),
     }
     if threads > 1 and "onnxruntime" in names:

@@ -64,8 +64,9 @@ def torch_compile(
 
 def export_onnx(module: torch.nn.Module, input: torch.Tensor) -> bytes:
     """ONNX of the module in eval mode; the exporter folds BatchNorm into the convolutions."""
+    _optional("onnx")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # The TorchScript exporter is deprecated, but needs no package beside torch.
+        # The TorchScript exporter is deprecated, but needs fewer packages than the new one.
         warnings.simplefilter("ignore")
         path = pathlib.Path(folder) / "model.onnx"
         torch.onnx.export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import pickle
 import sys
@@ -163,12 +164,13 @@ def _contenders(
     if isinstance(eager, _Reference):
         return contenders[:2], ["torchvision is not installed"]
     reasons = []
-    model = _runtimes.export_onnx(eager, photo)
-    for name, runtime in (("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")):
+    export = functools.cache(lambda: _runtimes.export_onnx(eager, photo))
+    runtimes = {"ONNX Runtime": _runtimes.onnxruntime, "OpenVINO": _runtimes.openvino}
+    for name, runtime in runtimes.items():
         try:
-            contenders.append(getattr(_runtimes, runtime)(model, photo, threads, name=name))
+            contenders.append(runtime(export(), photo, threads, name=name))
         except UnavailableError as error:
-            reasons.append(str(error))
+            reasons.append(f"{name}: {error}")
     return contenders, reasons
 
 
