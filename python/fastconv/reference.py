@@ -219,4 +219,6 @@ def _conv2d(
 
 
 def _channels_last(output: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack():
+        return output  # torch.func.vmap has no memory formats
     return output.contiguous(memory_format=torch.channels_last)

@@ -205,6 +205,8 @@ def register(
     packet, infer_packet = (getattr(torch.ops.fastconv, name + end) for end in ("", "_infer"))
     arguments = [argument.name for argument in packet.default._schema.arguments]
     count = len(arguments) - (arguments[-1] == "packed")
+    types = [str(argument.type) for argument in packet.default._schema.arguments]
+    tensor_lists = [kind == "List[Tensor]" for kind in types[:count]]
 
     def fake(*args: Any, **kwargs: Any) -> Tensor:
         args = args + tuple(kwargs[name] for name in arguments[len(args) :] if name in kwargs)
@@ -245,7 +247,10 @@ def register(
         for position, grad in zip(wanted, found, strict=True):
             grads[position] = grad
         results = pytree.tree_unflatten(grads, ctx.structure)
-        return (*results, *[None] * (len(arguments) - count))
+        return tuple(
+            result if tensors or isinstance(result, Tensor) else None  # None for lists of int
+            for result, tensors in zip(results, tensor_lists, strict=True)
+        ) + (None,) * (len(ctx.needs_input_grad) - count)  # "packed", if it was given
 
     for op in (packet, infer_packet):
         torch.library.register_fake(op._qualified_op_name, fake)

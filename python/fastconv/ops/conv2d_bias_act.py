@@ -70,9 +70,9 @@ def conv2d_bias_act(
             input, weight, bias, stride, pads, dilation, groups, activation=activation
         )
     if gradient:
-        return _OPS.differentiable(input, weight, bias, stride, pads, code)
+        return OPS.differentiable(input, weight, bias, stride, pads, code)
     pack = packed(pack_pointwise, weight, bias)
-    return _OPS.infer(input, weight, bias, stride, pads, code, pack)
+    return OPS.infer(input, weight, bias, stride, pads, code, pack)
 
 
 def _checked_shape(
@@ -113,6 +113,6 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, *_: An
     return 2 * input[0] * k * c * kh * kw * oh * ow
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME, output_shape=_output_shape, reference=reference.conv2d_bias_act, flops=_flops
 )

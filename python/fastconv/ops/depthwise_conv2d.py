@@ -67,9 +67,9 @@ def depthwise_conv2d(
             input, weight, bias, stride, pads, dilation, activation=activation
         )
     if gradient:
-        return _OPS.differentiable(input, weight, bias, stride, pads, dilation, code)
+        return OPS.differentiable(input, weight, bias, stride, pads, dilation, code)
     pack = packed(pack_depthwise, weight, bias)
-    return _OPS.infer(input, weight, bias, stride, pads, dilation, code, pack)
+    return OPS.infer(input, weight, bias, stride, pads, dilation, code, pack)
 
 
 def _output_shape(
@@ -95,6 +95,6 @@ def _flops(
     return 2 * input[0] * k * kh * kw * oh * ow
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME, output_shape=_output_shape, reference=reference.depthwise_conv2d, flops=_flops
 )

@@ -97,8 +97,8 @@ def depthwise_separable_conv2d(
             residual=residual,
         )
     if gradient:
-        return _OPS.differentiable(*args)
-    return _OPS.infer(*args, packed(pack_separable, *weights))
+        return OPS.differentiable(*args)
+    return OPS.infer(*args, packed(pack_separable, *weights))
 
 
 def _output_shape(
@@ -140,7 +140,7 @@ def _flops(
     return 2 * input[0] * oh * ow * mid * (kh * kw + pointwise_weight[0])
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME,
     output_shape=_output_shape,
     reference=reference.depthwise_separable_conv2d,

@@ -94,15 +94,15 @@ def inverted_residual(
     dilation = common.size2(_NAME, "dilation", dilation, 1)
     code = common.activation_code(_NAME, "activation", activation)
     excite, codes = _split(squeeze_excite)
-    weights: list[Any] = [expand_weight, expand_bias, depthwise_weight, depthwise_bias]
-    weights += [project_weight, project_bias]
+    convolutions = (expand_weight, expand_bias, depthwise_weight, depthwise_bias)
+    weights = (*convolutions, project_weight, project_bias)
     tensors = (input, *weights, residual, *excite)
     limit, gradient = common.inspect(_NAME, _TENSORS[: len(tensors)], tensors)
     pads = common.padding4(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
-    convolutions: list[Any] = [input, *weights, stride, pads, dilation, code]
-    _output_shape(*convolutions, excite, *codes, residual)
+    args = (input, *weights, stride, pads, dilation, code, excite, *codes, residual)
+    _output_shape(*args)
     if not backend.choose(_NAME, limit):
         return reference.inverted_residual(
             input,
@@ -115,14 +115,13 @@ def inverted_residual(
             residual=residual,
         )
     if any(tensor is None for tensor in excite):
-        excite = _with_biases(*excite)
+        args = (*args[:11], _with_biases(*excite), *codes, residual)
     if gradient:
-        return _OPS.differentiable(*convolutions, excite, *codes, residual)
-    pack = packed(pack_inverted_residual, *weights)
-    return _OPS.infer(*convolutions, excite, *codes, residual, pack)
+        return OPS.differentiable(*args)
+    return OPS.infer(*args, packed(pack_inverted_residual, *weights))
 
 
-def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], Any]:
+def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], tuple[int, int]]:
     """The tensors and the codes of activation and gate."""
     if squeeze_excite is None:
         return (), _NO_CODES
@@ -211,4 +210,4 @@ def _flops(*args: Any) -> int:
 
 
 _NO_CODES = (CODES["none"], CODES["sigmoid"])
-_OPS = common.register(_NAME, output_shape=_output_shape, reference=_reference, flops=_flops)
+OPS = common.register(_NAME, output_shape=_output_shape, reference=_reference, flops=_flops)

@@ -41,8 +41,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not backend.choose(_NAME, limit):
         return reference.linear(input, weight, bias)
     if gradient:
-        return _OPS.differentiable(input, weight, bias)
-    return _OPS.infer(input, weight, bias, packed(pack_pointwise, weight, bias))
+        return OPS.differentiable(input, weight, bias)
+    return OPS.infer(input, weight, bias, packed(pack_pointwise, weight, bias))
 
 
 def _output_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
@@ -59,4 +59,4 @@ def _flops(input: Any, weight: Any, *_: Any) -> int:
     return 2 * input[0] * input[1] * weight[0]
 
 
-_OPS = common.register(_NAME, output_shape=_output_shape, reference=reference.linear, flops=_flops)
+OPS = common.register(_NAME, output_shape=_output_shape, reference=reference.linear, flops=_flops)

@@ -70,9 +70,9 @@ def pointwise_conv2d(
             input_scale=input_scale,
         )
     if gradient:
-        return _OPS.differentiable(input, weight, bias, stride, code, residual, input_scale)
+        return OPS.differentiable(input, weight, bias, stride, code, residual, input_scale)
     pack = packed(pack_pointwise, weight, bias)
-    return _OPS.infer(input, weight, bias, stride, code, residual, input_scale, pack)
+    return OPS.infer(input, weight, bias, stride, code, residual, input_scale, pack)
 
 
 def _output_shape(
@@ -100,6 +100,6 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, *_: Any) -> int:
     return 2 * n * c * weight[0] * (-(-h // stride[0])) * (-(-w // stride[1]))
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME, output_shape=_output_shape, reference=reference.pointwise_conv2d, flops=_flops
 )

@@ -47,8 +47,8 @@ def pointwise_conv2d_pool(
     if not backend.choose(_NAME, limit):
         return reference.pointwise_conv2d_pool(input, weight, bias, activation=activation)
     if gradient:
-        return _OPS.differentiable(input, weight, bias, code)
-    return _OPS.infer(input, weight, bias, code, packed(pack_pointwise, weight, bias))
+        return OPS.differentiable(input, weight, bias, code)
+    return OPS.infer(input, weight, bias, code, packed(pack_pointwise, weight, bias))
 
 
 def _output_shape(
@@ -65,6 +65,6 @@ def _flops(input: Any, weight: Any, *_: Any) -> int:
     return 2 * n * c * weight[0] * h * w
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME, output_shape=_output_shape, reference=reference.pointwise_conv2d_pool, flops=_flops
 )

@@ -57,7 +57,7 @@ def squeeze_excite(
     _output_shape(*tensors, code, gate_code)
     if not backend.choose(_NAME, limit):
         return reference.squeeze_excite(*tensors, activation=activation, gate=gate)
-    op = _OPS.differentiable if gradient else _OPS.infer
+    op = OPS.differentiable if gradient else OPS.infer
     return op(*tensors, code, gate_code)
 
 
@@ -99,6 +99,6 @@ def _flops(input: Any, reduce_weight: Any, *_: Any) -> int:
     return 4 * input[0] * input[1] * reduce_weight[0]
 
 
-_OPS = common.register(
+OPS = common.register(
     _NAME, output_shape=_output_shape, reference=reference.squeeze_excite, flops=_flops
 )

@@ -1,0 +1,162 @@
+"""How a module runs as one native op while its parameters stay where they are.
+
+A fused module keeps its ordinary submodules: state_dict, optimizers, hooks and export see plain
+PyTorch. In eval mode, where no gradient is wanted, it calls one native op on folded and packed
+weights. Those live in a cache that is checked at every call against everything they came from.
+"""
+
+from collections.abc import Callable, Iterator
+from operator import eq, getitem, is_, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
+
+from .. import backend
+
+Run = Callable[[Tensor], Tensor]
+
+_CACHE = "_fused_cache"
+_PLAIN = (Tensor, nn.Parameter)
+_NOT_USED = "num_batches_tracked"  # the only buffer of a BatchNorm that does not enter the fold
+
+_version = torch._C.TensorBase._version.__get__  # type: ignore[attr-defined]
+_data_ptr = Tensor.data_ptr
+_convolution_config = itemgetter("stride", "padding", "dilation", "groups")
+_norm_config = itemgetter("training", "eps")
+
+
+class FusedModule(nn.Module):
+    """A module that has a native op for the whole of it. Subclasses give the two methods below."""
+
+    _input_dims = 4
+
+    def _plain_forward(self, input: Tensor) -> Tensor:
+        """What the module computes, in ordinary PyTorch."""
+        raise NotImplementedError
+
+    def _fuse(self, kind: str, pack: bool) -> Run | None:
+        """The native op on folded weights, packed or not, or None if there is none.
+
+        A module with more than one native form tells them apart by `kind`.
+        """
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        run = self._native_run(input, "forward")
+        return self._plain_forward(input) if run is None else run(input)
+
+    def _native_run(self, input: Tensor, kind: str) -> Run | None:
+        """What to run instead of the plain forward; None for that."""
+        if self.training or (torch.is_grad_enabled() and self._wants_gradient(input)):
+            return None
+        if not backend.choose(type(self).__name__, self._limit(input)):
+            return None
+        if torch.compiler.is_compiling():  # the fold becomes a part of the graph
+            return None if _is_hooked(self) else self._fuse(kind, False)
+        cache = self.__dict__.get(_CACHE)
+        if cache is None:
+            cache = self.__dict__[_CACHE] = {}
+        fused = cache.get(kind)
+        if fused is None or not fused.is_current():
+            with torch.no_grad():
+                fused = cache[kind] = _Fused(self, self._fuse(kind, True))
+        return None if fused.run is None or fused.is_hooked() else fused.run
+
+    def _wants_gradient(self, input: Tensor) -> bool:
+        return input.requires_grad or any(p.requires_grad for p in self.parameters())
+
+    def _limit(self, input: Tensor) -> str | None:
+        """Why the native op cannot take this input, None if it can."""
+        if type(input) is not Tensor and type(input) is not nn.Parameter:
+            return f"the input is a {type(input).__name__}, and the kernels take plain tensors"
+        if not input.is_cpu or input.dtype is not torch.float32:
+            return f"the input is {input.dtype} on {input.device}, and the kernels float32 on CPU"
+        if input.dim() != self._input_dims:
+            return f"the input has {input.dim()} dimensions, and the kernels {self._input_dims}"
+        return None
+
+    def _forget(self) -> None:
+        self.__dict__.pop(_CACHE, None)
+
+    def train(self, mode: bool = True) -> Any:
+        self._forget()
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._forget()
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()  # for copy, deepcopy and pickle
+        state.pop(_CACHE, None)
+        return state
+
+
+class _Fused:
+    """The native form of a module, and what it was made of."""
+
+    def __init__(self, root: nn.Module, run: Run | None) -> None:
+        self.run = run
+        modules = list(root.modules())
+        inner = modules[1:]
+        self.hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
+        self.children = [m._modules for m in modules if m._modules]
+        self.children_then = [dict(children) for children in self.children]
+        slots = list(_slots(modules))
+        self.owners = [owner for owner, _ in slots]
+        self.names = [name for _, name in slots]
+        self.values = [owner[name] for owner, name in slots]
+        self.tensors = [value for value in self.values if value is not None]
+        # Tensors made in inference mode have no version: their identity and address must do.
+        self.counted = [tensor for tensor in self.tensors if not tensor.is_inference()]
+        self.versions = list(map(_version, self.counted))
+        self.pointers = list(map(_data_ptr, self.tensors))
+        self.convolutions = [m.__dict__ for m in modules if isinstance(m, nn.Conv2d)]
+        self.convolutions_then = list(map(_convolution_config, self.convolutions))
+        self.norms = [m.__dict__ for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.norms_then = list(map(_norm_config, self.norms))
+        self.isa_generation = backend.isa_generation
+
+    def is_current(self) -> bool:
+        try:
+            now = map(getitem, self.owners, self.names)
+            return (
+                all(map(is_, now, self.values))
+                and list(map(_version, self.counted)) == self.versions
+                and list(map(_data_ptr, self.tensors)) == self.pointers
+                and list(map(_norm_config, self.norms)) == self.norms_then
+                and list(map(_convolution_config, self.convolutions)) == self.convolutions_then
+                and all(map(eq, self.children, self.children_then))
+                and self.isa_generation == backend.isa_generation
+            )
+        except KeyError:  # a parameter is gone, as when a parametrization replaces it
+            return False
+
+    def is_hooked(self) -> bool:
+        return (
+            any(self.hooks)
+            or bool(global_hooks._global_forward_hooks)
+            or bool(global_hooks._global_forward_pre_hooks)
+        )
+
+
+def _slots(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
+    for module in modules:
+        for owner in (module._parameters, module._buffers):
+            for name in owner:
+                if name != _NOT_USED:
+                    yield owner, name
+
+
+def _is_hooked(root: nn.Module) -> bool:
+    return any(
+        len(module._forward_hooks) > 0 or len(module._forward_pre_hooks) > 0
+        for module in root.modules()
+        if module is not root
+    )
