@@ -111,6 +111,8 @@ def load_photo(path: Path) -> torch.Tensor:
         raise ClassifyError(f"classify: photo must be a file, got {path}") from error
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ClassifyError(f"classify: photo must be an image, got {path} ({error})") from error
+    if max(image.size) > 100 * min(image.size):
+        raise ClassifyError(f"classify: photo must be less elongated, got {path} {image.size}")
     width, height = (256 * size // min(image.size) for size in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - 224) / 2), round((height - 224) / 2)
