@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 import fastconv
-from fastconv import _library
+from fastconv import _library, backend
 from fastconv._timing import Contender
 
 from .layers import flops, network, random_input
@@ -52,11 +53,13 @@ class Setting:
         return Work(self.id, self.threads, module, ours, input, flops(module, self.shape))
 
 
-def _at_level(name: str, call: Call) -> Contender:
-    level = LEVELS.index(name)
+_chosen_level = contextlib.ExitStack()
 
+
+def _at_level(name: str, call: Call) -> Contender:
     def select() -> None:
-        torch.ops.fastconv.isa(level)
+        _chosen_level.close()
+        _chosen_level.enter_context(backend.use_isa(LEVELS.index(name)))
 
     def result() -> torch.Tensor:
         select()
