@@ -1,4 +1,4 @@
-"""An op is a slice through the folders: the same file name in each, so that nobody has to search."""
+"""An op is a slice through the folders: one file name in each, so that nobody has to search."""
 
 from pathlib import Path
 
