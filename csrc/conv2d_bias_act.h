@@ -1,0 +1,23 @@
+// output = activation(conv2d(input) + bias), dense kernel, groups 1, dilation 1. The stem of a network.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+
+namespace fastconv {
+
+struct Conv2dBiasActParams {
+  int64_t batch, height, width, in_channels;
+  int64_t out_height, out_width, out_channels;
+  int64_t kernel_height, kernel_width;
+  int64_t stride_height, stride_width;
+  int64_t pad_top, pad_left;
+  Activation activation;
+  const float* input;                                                  // any strides
+  int64_t batch_stride, channel_stride, row_stride, column_stride;     // of the input, in floats
+  const float* packed;                                                 // pack_pointwise's result
+  float* output;                                                       // [N, OH, OW, K]
+};
+
+}  // namespace fastconv

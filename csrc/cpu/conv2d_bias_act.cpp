@@ -1,0 +1,84 @@
+// Dense convolution as a matrix product without im2col: a few padded input rows, channels interleaved, lie one after the
+// other; for one output pixel each kernel row is then KW * C contiguous floats, one segment of A. Rows are converted from
+// any layout as they are needed. Memory moved per output pixel: K out, and the input once.
+#include <algorithm>
+#include <cstring>
+
+#include "gemm.h"
+#include "kernels.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+namespace {
+
+constexpr int64_t kRowsPerStep = 4;
+
+// One padded row: [row_floats]; zeros outside the image.
+void load_row(const Conv2dBiasActParams& p, int64_t n, int64_t y, int64_t row_floats, float* out) {
+  const int64_t channels = p.in_channels, left = p.pad_left * channels;
+  if (y < 0 || y >= p.height) {
+    std::fill(out, out + row_floats, 0.f);
+    return;
+  }
+  const int64_t filled = left + p.width * channels;
+  std::fill(out, out + left, 0.f);
+  if (filled < row_floats) std::fill(out + filled, out + row_floats, 0.f);
+  const float* in = p.input + n * p.batch_stride + y * p.row_stride;
+  float* pixel = out + left;
+  if (p.channel_stride == 1 && p.column_stride == channels) {
+    std::memcpy(pixel, in, sizeof(float) * p.width * channels);
+  } else if (channels == 3) {
+    const float *c0 = in, *c1 = in + p.channel_stride, *c2 = in + 2 * p.channel_stride;
+    for (int64_t x = 0; x < p.width; ++x, pixel += 3) {
+      pixel[0] = c0[x * p.column_stride];
+      pixel[1] = c1[x * p.column_stride];
+      pixel[2] = c2[x * p.column_stride];
+    }
+  } else {
+    for (int64_t x = 0; x < p.width; ++x) {
+      for (int64_t c = 0; c < channels; ++c) *pixel++ = in[c * p.channel_stride + x * p.column_stride];
+    }
+  }
+}
+
+// Output rows [begin, end) of image n.
+void band(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t begin, int64_t end) {
+  const int64_t channels = p.in_channels, out = p.out_channels;
+  const int64_t width = std::max(p.pad_left + p.width, (p.out_width - 1) * p.stride_width + p.kernel_width);
+  const int64_t row_floats = width * channels;
+  const int64_t step_rows = (kRowsPerStep - 1) * p.stride_height + p.kernel_height;
+  float* rows = scratch_floats(Scratch::kSlab, step_rows * row_floats);
+  for (int64_t y = begin; y < end; y += kRowsPerStep) {
+    const int64_t count = std::min(kRowsPerStep, end - y);
+    const int64_t first = y * p.stride_height - p.pad_top;
+    const int64_t needed = (count - 1) * p.stride_height + p.kernel_height;
+    for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_floats, rows + r * row_floats);
+    for (int64_t r = 0; r < count; ++r) {
+      const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels, p.kernel_width * channels,
+                    row_floats, p.kernel_height * p.kernel_width * channels};
+      const GemmC c{p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
+      gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count);
+    }
+  }
+}
+
+}  // namespace
+
+void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads) {
+  const int64_t total = p.batch * p.out_height;
+  if (total == 0 || p.out_width == 0) return;
+  const Panels panels(p.out_channels);
+  const int64_t parts = std::min(threads.count, total);
+  threads.parallel(parts, [&](int64_t i) {
+    const Share share(total, parts, i);
+    for (int64_t row = share.begin; row < share.end;) {
+      const int64_t n = row / p.out_height, y = row % p.out_height;
+      const int64_t end = std::min(p.out_height, y + share.end - row);
+      band(p, panels, n, y, end);
+      row += end - y;
+    }
+  });
+}
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

@@ -1,0 +1,278 @@
+#include "depthwise.h"
+
+#include "activate.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+namespace {
+
+// Widths that are common in networks map to full tiles: 7, 14, 28, 56, 112.
+constexpr int kTileQ = 7;
+
+alignas(64) const float kZeros[kW] = {};
+
+// How much of a tile's left and right lies in the padding, when it is nothing or exactly the usual (KW - 1) / 2 columns.
+enum Edge : int { kInside = 0, kLeft = 1, kRight = 2, kBoth = 3, kAnyEdge = 4 };
+
+// Tiles of a row: `count` of `q` columns; the last may overlap the one before it and write the same values again.
+struct RowTiles {
+  explicit RowTiles(int64_t out_width)
+      : count((out_width + kTileQ - 1) / kTileQ), q((out_width + count - 1) / count), last(out_width - q) {}
+  int64_t begin(int64_t t) const { return t + 1 < count ? t * q : last; }
+  int64_t count, q, last;
+};
+
+// One kernel row of a tile whose tap 0 at output 0 is input column `column`, at p.
+template <int KW, int S, int Q, int kEdge>
+FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t column, int64_t width, const float* w,
+                                    Vec (&acc)[Q]) {
+  constexpr int kSpan = (Q - 1) * S + KW;
+  constexpr int kPad = (KW - 1) / 2;
+  constexpr int kBegin = kEdge == kLeft || kEdge == kBoth ? kPad : 0;
+  constexpr int kEnd = kEdge == kRight || kEdge == kBoth ? kSpan - kPad : kSpan;
+  Vec wv[KW];
+  FASTCONV_UNROLL for (int j = 0; j < KW; ++j) wv[j] = vload(w + j * kW);
+  FASTCONV_UNROLL for (int x = kBegin; x < kEnd; ++x) {
+    const float* px = p + x * pixel;
+    if (kEdge == kAnyEdge) px = static_cast<uint64_t>(column + x) < static_cast<uint64_t>(width) ? px : kZeros;
+    const Vec in = vload(px);
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
+      const int j = x - q * S;
+      if (j >= 0 && j < KW) acc[q] = vfma(in, wv[j], acc[q]);
+    }
+  }
+}
+
+// Any kernel width, stride and dilation.
+template <int Q>
+FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const float* row, int64_t pixel, int64_t column,
+                                            int64_t width, const float* w, Vec (&acc)[Q]) {
+  for (int64_t j = 0; j < k.width; ++j, column += k.dilation) {
+    const Vec wv = vload(w + j * kW);
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
+      const int64_t x = column + q * k.stride;
+      if (x >= 0 && x < width) acc[q] = vfma(vload(row + x * pixel), wv, acc[q]);
+    }
+  }
+}
+
+template <int Q>
+FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, float* out, int64_t pixel,
+                                Vec (&acc)[Q]) {
+  if (bounds.is_clamp) {
+    const Vec low = vset(bounds.low), high = vset(bounds.high);
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, clamp(acc[q], low, high));
+  } else {
+    activate_registers<Q>(activation, acc);
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, acc[q]);
+  }
+}
+
+// K x K kernels, K and S compile-time; K = 0: generic.
+template <int K, int S, int Q>
+void plane(const DepthwiseKernel& shared, const float* packed, const float* input, const int32_t* rows, float* out,
+           int64_t out_rows, int64_t out_width) {
+  const DepthwiseKernel k = shared;
+  const ActivationBounds bounds = activation_bounds(k.activation);
+  const RowTiles tiles(out_width);
+  const Vec bias = vload(packed);
+  for (int64_t r = 0; r < out_rows; ++r, rows += k.height, out += out_width * kW) {
+    for (int64_t t = 0; t < tiles.count; ++t) {
+      const int64_t x = tiles.begin(t);
+      Vec acc[Q];
+      FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = bias;
+      if constexpr (K == 0) {
+        constexpr int64_t kUnbounded = INT64_MAX;
+        for (int64_t i = 0; i < k.height; ++i) {
+          accumulate_row_generic<Q>(k, input + rows[i], kW, x * k.stride, kUnbounded, packed + (1 + i * k.width) * kW,
+                                    acc);
+        }
+      } else {
+        FASTCONV_UNROLL for (int i = 0; i < K; ++i) {
+          accumulate_row<K, S, Q, kInside>(input + rows[i] + x * S * kW, kW, 0, 0, packed + (1 + i * K) * kW, acc);
+        }
+      }
+      store_tile<Q>(k.activation, bounds, out + x * kW, kW, acc);
+    }
+  }
+}
+
+// Output columns [x, x + Q) of all vectors of one NHWC row. K > 0 needs every kernel row inside the image if kFullHeight.
+template <int K, int S, int Q, int kEdge, bool kFullHeight>
+void row_tile(const DepthwiseKernel& shared_kernel, const float* packed, const DepthwiseRow& shared_row,
+              int64_t vectors, int64_t x, float* out, int64_t out_vector) {
+  const DepthwiseKernel k = shared_kernel;
+  const DepthwiseRow d = shared_row;
+  const ActivationBounds bounds = activation_bounds(k.activation);
+  const int64_t column = x * (K != 0 ? S : k.stride) + d.left;
+  const int64_t weights = kW * (1 + k.height * k.width);
+  out += x * d.out_pixel;
+  for (int64_t v = 0; v < vectors; ++v, packed += weights, out += out_vector) {
+    Vec acc[Q];
+    const Vec bias = vload(packed);
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = bias;
+    if constexpr (K != 0 && kFullHeight) {
+      FASTCONV_UNROLL for (int i = 0; i < K; ++i) {
+        accumulate_row<K, S, Q, kEdge>(d.rows[i] + v * kW + column * d.pixel, d.pixel, column, d.width,
+                                       packed + (1 + i * K) * kW, acc);
+      }
+    } else {
+      for (int64_t i = 0; i < k.height; ++i) {
+        if (d.rows[i] == nullptr) continue;
+        const float* row = d.rows[i] + v * kW;
+        const float* w = packed + (1 + i * k.width) * kW;
+        if constexpr (K != 0) {
+          accumulate_row<K, S, Q, kEdge>(row + column * d.pixel, d.pixel, column, d.width, w, acc);
+        } else {
+          accumulate_row_generic<Q>(k, row, d.pixel, column, d.width, w, acc);
+        }
+      }
+    }
+    store_tile<Q>(k.activation, bounds, out, d.out_pixel, acc);
+  }
+}
+
+using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*, float*, int64_t,
+                               int64_t);
+using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRow&, int64_t, int64_t, float*,
+                             int64_t);
+
+// Calls f(integral constant q), q in 1..kTileQ.
+#define FASTCONV_TILE_WIDTH_SWITCH(q, EXPRESSION) \
+  switch (q) {                                    \
+    case 1: {                                     \
+      constexpr int kQ = 1;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    case 2: {                                     \
+      constexpr int kQ = 2;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    case 3: {                                     \
+      constexpr int kQ = 3;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    case 4: {                                     \
+      constexpr int kQ = 4;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    case 5: {                                     \
+      constexpr int kQ = 5;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    case 6: {                                     \
+      constexpr int kQ = 6;                       \
+      EXPRESSION;                                 \
+    }                                             \
+    default: {                                    \
+      constexpr int kQ = kTileQ;                  \
+      EXPRESSION;                                 \
+    }                                             \
+  }
+
+template <int K, int S>
+PlaneFunction plane_of_width(int64_t q) {
+  FASTCONV_TILE_WIDTH_SWITCH(q, return (plane<K, S, kQ>))
+}
+
+template <int K, int S, int kEdge, bool kFullHeight>
+RowFunction row_of_width(int64_t q) {
+  FASTCONV_TILE_WIDTH_SWITCH(q, return (row_tile<K, S, kQ, kEdge, kFullHeight>))
+}
+
+template <int K, int S>
+RowFunction choose_row(int edge, bool full_height, int64_t q) {
+  if (!full_height) return row_of_width<K, S, kAnyEdge, false>(q);
+  switch (edge) {
+    case kInside:
+      return row_of_width<K, S, kInside, true>(q);
+    case kLeft:
+      return row_of_width<K, S, kLeft, true>(q);
+    case kRight:
+      return row_of_width<K, S, kRight, true>(q);
+    case kBoth:
+      return row_of_width<K, S, kBoth, true>(q);
+    default:
+      return row_of_width<K, S, kAnyEdge, true>(q);
+  }
+}
+
+// Compile-time kernels exist for 3x3 and 5x5, strides 1 and 2, undilated along the width.
+int special_kernel(const DepthwiseKernel& k) {
+  const bool square = k.height == k.width && (k.width == 3 || k.width == 5);
+  return square && k.dilation == 1 && (k.stride == 1 || k.stride == 2) ? static_cast<int>(10 * k.width + k.stride) : 0;
+}
+
+}  // namespace
+
+void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias, float* packed) {
+  for (int64_t c = 0; c < channels; c += kW, packed += kW * (1 + taps)) {
+    for (int64_t lane = 0; lane < kW; ++lane) {
+      const bool real = c + lane < channels;
+      packed[lane] = real && bias != nullptr ? bias[c + lane] : 0.f;
+      for (int64_t t = 0; t < taps; ++t) packed[(1 + t) * kW + lane] = real ? weight[(c + lane) * taps + t] : 0.f;
+    }
+  }
+}
+
+void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float* input, const int32_t* rows,
+                     float* out, int64_t out_rows, int64_t out_width) {
+  const int64_t q = RowTiles(out_width).q;
+  PlaneFunction function = nullptr;
+  switch (special_kernel(k)) {
+    case 31:
+      function = plane_of_width<3, 1>(q);
+      break;
+    case 32:
+      function = plane_of_width<3, 2>(q);
+      break;
+    case 51:
+      function = plane_of_width<5, 1>(q);
+      break;
+    case 52:
+      function = plane_of_width<5, 2>(q);
+      break;
+    default:
+      function = plane_of_width<0, 0>(q);
+  }
+  function(k, packed, input, rows, out, out_rows, out_width);
+}
+
+void depthwise_row(const DepthwiseKernel& k, const float* packed, const DepthwiseRow& d, int64_t vectors, float* out,
+                   int64_t out_vector) {
+  bool full_height = true;
+  for (int64_t i = 0; i < k.height; ++i) full_height = full_height && d.rows[i] != nullptr;
+  const int64_t pad = (k.width - 1) / 2;
+  const RowTiles tiles(d.out_width);
+  // Columns outside, channels inside: each cache line of the rows is used whole while it is near.
+  for (int64_t t = 0; t < tiles.count; ++t) {
+    const int64_t x = tiles.begin(t);
+    const int64_t before = -(x * k.stride + d.left);
+    const int64_t after = (x + tiles.q - 1) * k.stride + d.left + k.width - d.width;
+    int edge = kAnyEdge;
+    if ((before <= 0 || before == pad) && (after <= 0 || after == pad)) {
+      edge = (before > 0 ? kLeft : 0) | (after > 0 ? kRight : 0);
+    }
+    RowFunction function = nullptr;
+    switch (special_kernel(k)) {
+      case 31:
+        function = choose_row<3, 1>(edge, full_height, tiles.q);
+        break;
+      case 32:
+        function = choose_row<3, 2>(edge, full_height, tiles.q);
+        break;
+      case 51:
+        function = choose_row<5, 1>(edge, full_height, tiles.q);
+        break;
+      case 52:
+        function = choose_row<5, 2>(edge, full_height, tiles.q);
+        break;
+      default:
+        function = row_of_width<0, 0, kAnyEdge, false>(tiles.q);
+    }
+    function(k, packed, d, vectors, x, out, out_vector);
+  }
+}
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

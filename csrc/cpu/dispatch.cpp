@@ -1,0 +1,55 @@
+#include "dispatch.h"
+
+#include <atomic>
+
+namespace fastconv {
+
+namespace scalar {
+extern const KernelTable table;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const KernelTable table;
+}
+namespace avx512 {
+extern const KernelTable table;
+}
+#endif
+
+namespace {
+std::atomic<const KernelTable*> selected{nullptr};
+}
+
+const KernelTable* kernels_of(Isa isa) {
+  if (!isa_supported(isa)) return nullptr;
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::kAvx512:
+      return &avx512::table;
+    case Isa::kAvx2:
+      return &avx2::table;
+#endif
+    case Isa::kScalar:
+      return &scalar::table;
+    default:
+      return nullptr;
+  }
+}
+
+bool select_isa(Isa isa) {
+  const KernelTable* table = kernels_of(isa);
+  if (table == nullptr) return false;
+  selected.store(table, std::memory_order_release);
+  return true;
+}
+
+const KernelTable& kernels() {
+  const KernelTable* table = selected.load(std::memory_order_acquire);
+  if (table == nullptr) {
+    table = kernels_of(best_isa());
+    selected.store(table, std::memory_order_release);
+  }
+  return *table;
+}
+
+}  // namespace fastconv

@@ -1,0 +1,40 @@
+// The kernels of one instruction set, and the choice among the sets.
+#pragma once
+
+#include "../conv2d_bias_act.h"
+#include "../depthwise_conv2d.h"
+#include "../inverted_residual.h"
+#include "../linear.h"
+#include "../parallel.h"
+#include "../pointwise_conv2d.h"
+#include "../pointwise_conv2d_pool.h"
+#include "../squeeze_excite.h"
+#include "features.h"
+
+namespace fastconv {
+
+struct KernelTable {
+  Isa isa;
+  // What follows the header: weight [n, channels, taps], or [channels, taps]; bias may be null.
+  void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
+                         float* packed);
+  void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias, float* packed);
+  void (*pointwise_conv2d)(const PointwiseConv2dParams&, const Threads&);
+  void (*depthwise_conv2d)(const DepthwiseConv2dParams&, const Threads&);
+  void (*inverted_residual)(const InvertedResidualParams&, const Threads&);
+  void (*squeeze_excite)(const SqueezeExciteConv2dParams&, const Threads&);
+  void (*conv2d_bias_act)(const Conv2dBiasActParams&, const Threads&);
+  void (*pointwise_conv2d_pool)(const PointwiseConv2dPoolParams&, const Threads&);
+  void (*linear)(const LinearParams&, const Threads&);
+};
+
+// The table in use: best_isa() at first use, or what select_isa chose.
+const KernelTable& kernels();
+
+// The table of a level, or null if this build or this CPU lacks it.
+const KernelTable* kernels_of(Isa isa);
+
+// Returns false, and changes nothing, if the level cannot run here.
+bool select_isa(Isa isa);
+
+}  // namespace fastconv

@@ -1,0 +1,277 @@
+// Expand 1x1 -> depthwise -> (squeeze-excite) -> project 1x1, the expanded tensor never leaving the cache.
+//
+// Expanded rows live in a slab of channel planes [vector][row slot][padding + W + padding][kW]; a row y has slot
+// (y + pad_top) mod slots, and padding is stored as zeros, so the depthwise kernel meets no edge. Its output lies in planes
+// [vector][pixel][kW] and is the A matrix of the projection. Memory moved per output pixel: the input once, the output once.
+// Schedules: plan.h.
+#include <algorithm>
+#include <cstring>
+
+#include "depthwise.h"
+#include "gemm.h"
+#include "kernels.h"
+#include "plan.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+namespace {
+
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// What the parts of one block share.
+struct Block {
+  Block(const InvertedResidualParams& params, int64_t rows)
+      : p(params),
+        d(params.depthwise),
+        expand_panels(d.channels),
+        project_panels(p.out_channels),
+        kernel{d.kernel_height, d.kernel_width, d.stride_width, d.dilation_width, d.activation},
+        rows_per_step(rows),
+        slots(ring_rows(d, rows)),
+        padded_width(std::max(d.pad_left + d.width,
+                              (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
+        slab_plane(plane_stride(slots * padded_width * kW)),
+        reads_input(p.expand_packed == nullptr && d.channels % kW == 0) {}
+
+  int64_t slot_offset(int64_t y) const { return (y + d.pad_top) % slots * padded_width * kW; }
+  int64_t out_pixels() const { return d.out_height * d.out_width; }
+
+  const InvertedResidualParams& p;
+  const DepthwiseConv2dParams& d;
+  const Panels expand_panels, project_panels;
+  const DepthwiseKernel kernel;
+  const int64_t rows_per_step, slots, padded_width, slab_plane;
+  const bool reads_input;  // no expansion, whole vectors: the depthwise kernel reads NHWC and needs no slab
+};
+
+// Zeroes the columns beside the image in every slot.
+void clear_sides(const Block& b, int64_t vectors, float* slab) {
+  const int64_t right = b.d.pad_left + b.d.width;
+  for (int64_t v = 0; v < vectors; ++v) {
+    for (int64_t s = 0; s < b.slots; ++s) {
+      float* row = slab + v * b.slab_plane + s * b.padded_width * kW;
+      std::fill(row, row + b.d.pad_left * kW, 0.f);
+      std::fill(row + right * kW, row + b.padded_width * kW, 0.f);
+    }
+  }
+}
+
+// Without expansion: copies row y of the input into the planes.
+void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* slab) {
+  const int64_t channels = b.d.channels;
+  const float* row = b.d.input + (image * b.d.height + y) * b.d.width * channels;
+  for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+    float* out = slab + (v - vectors.begin) * b.slab_plane + b.slot_offset(y) + b.d.pad_left * kW;
+    const int lanes = static_cast<int>(std::min<int64_t>(kW, channels - v * kW));
+    for (int64_t x = 0; x < b.d.width; ++x) {
+      vstore(out + x * kW, vload_first(row + x * channels + v * kW, lanes));
+    }
+  }
+}
+
+// Fills the slots of input rows [y, end) for the channels of `panels` (all of them without expansion).
+void expand_rows(const Block& b, int64_t image, Range panels, Range vectors, int64_t y, int64_t end, float* slab) {
+  const DepthwiseConv2dParams& d = b.d;
+  for (int64_t row = y; row < end; ++row) {
+    if (row >= 0 && row < d.height) continue;
+    for (int64_t v = 0; v < vectors.size(); ++v) {
+      float* out = slab + v * b.slab_plane + b.slot_offset(row) + d.pad_left * kW;
+      std::fill(out, out + d.width * kW, 0.f);
+    }
+  }
+  const int64_t first = std::max<int64_t>(y, 0), last = std::min(end, d.height);
+  if (first >= last) return;
+  if (b.p.expand_packed == nullptr) {
+    for (int64_t row = first; row < last; ++row) copy_row(b, image, vectors, row, slab);
+    return;
+  }
+  const int64_t pixels = (last - first) * d.width;
+  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * pixels));
+  for (int64_t row = first, m = 0; row < last; ++row) {
+    const int64_t base = b.slot_offset(row) + d.pad_left * kW;
+    for (int64_t x = 0; x < d.width; ++x, ++m) offsets[m] = static_cast<int32_t>(base + x * kW);
+  }
+  const int64_t in = b.p.in_channels;
+  const GemmA a{d.input + (image * d.height + first) * d.width * in, in, in, 0, in};
+  const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
+  gemm(a, b.p.expand_packed + kPackedHeader, b.expand_panels, pixels, c, {b.p.expand_activation, nullptr, 0},
+       panels.begin, panels.end);
+}
+
+// Output rows [y, y + rows) of the depthwise convolution into planes `plane` floats apart.
+void depthwise_rows(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows, const float* slab, float* out,
+                    int64_t plane) {
+  const DepthwiseConv2dParams& d = b.d;
+  const int64_t weights = kW * (1 + d.kernel_height * d.kernel_width);
+  const float* packed = d.packed + kPackedHeader + vectors.begin * weights;
+  if (b.reads_input) {
+    auto** pointers = static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < d.kernel_height; ++i) {
+        const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
+        const bool inside = in_y >= 0 && in_y < d.height;
+        pointers[i] =
+            inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW : nullptr;
+      }
+      const DepthwiseRow row{pointers, -d.pad_left, d.width, d.channels, d.out_width, kW};
+      depthwise_row(b.kernel, packed, row, vectors.size(), out + r * d.out_width * kW, plane);
+    }
+    return;
+  }
+  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * rows * d.kernel_height));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < d.kernel_height; ++i) {
+      const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
+      offsets[r * d.kernel_height + i] = static_cast<int32_t>(b.slot_offset(in_y));
+    }
+  }
+  for (int64_t v = 0; v < vectors.size(); ++v) {
+    depthwise_plane(b.kernel, packed + v * weights, slab + v * b.slab_plane, offsets, out + v * plane, rows,
+                    d.out_width);
+  }
+}
+
+// Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
+void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane, Range panels) {
+  const int64_t out = b.p.out_channels;
+  const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
+  const GemmA a{planes, kW, kW, plane, b.d.channels};
+  const GemmC c{b.d.output + offset, out, kW, nullptr, out, 0};
+  const GemmEpilogue epilogue{b.p.project_activation, b.p.residual ? b.p.residual + offset : nullptr, out};
+  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue, panels.begin, panels.end);
+}
+
+// Output rows `rows` step by step: expand what is new, then the depthwise convolution into out + (y - rows.begin) * out_row;
+// done(y, count) follows each step.
+template <class Done>
+void run_steps(const Block& b, int64_t image, Range panels, Range vectors, Range rows, float* out, int64_t plane,
+               int64_t out_row, const Done& done) {
+  const DepthwiseConv2dParams& d = b.d;
+  float* slab = nullptr;
+  if (!b.reads_input) {
+    slab = scratch_floats(Scratch::kSlab, vectors.size() * b.slab_plane);
+    clear_sides(b, vectors.size(), slab);
+  }
+  int64_t next = rows.begin * d.stride_height - d.pad_top;
+  for (int64_t y = rows.begin; y < rows.end; y += b.rows_per_step) {
+    const int64_t count = std::min(b.rows_per_step, rows.end - y);
+    if (!b.reads_input) {
+      const int64_t first = y * d.stride_height - d.pad_top;
+      const int64_t end = first + ring_rows(d, count);
+      expand_rows(b, image, panels, vectors, std::max(next, first), end, slab);
+      next = end;
+    }
+    depthwise_rows(b, image, vectors, y, count, slab, out + (y - rows.begin) * out_row, plane);
+    done(y, count);
+  }
+}
+
+// First schedule: all channels of a band of output rows, projected step by step.
+void ring_band(const Block& b, int64_t image, Range rows) {
+  const int64_t plane = plane_stride(b.rows_per_step * b.d.out_width * kW);
+  const Range vectors{0, vectors_of(b.d.channels)};
+  float* tile = scratch_floats(Scratch::kTile, vectors.end * plane);
+  run_steps(b, image, {0, b.expand_panels.count}, vectors, rows, tile, plane, 0, [&](int64_t y, int64_t count) {
+    project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane, {0, b.project_panels.count});
+  });
+}
+
+// Second schedule, first half: the channels of some panels through the whole map into `planes`, and their sums.
+void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t plane, float* sums) {
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
+    run_steps(b, image, {p, p + 1}, vectors, {0, b.d.out_height}, planes + vectors.begin * plane, plane,
+              b.d.out_width * kW, [](int64_t, int64_t) {});
+    if (sums == nullptr) continue;
+    for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+      Vec sum = vzero();
+      for (int64_t m = 0; m < b.out_pixels(); ++m) sum = vadd(sum, vload(planes + v * plane + m * kW));
+      vstore(sums + v * kW, sum);
+    }
+  }
+}
+
+void scale_planes(const Block& b, Range pixels, const float* gates, float* planes, int64_t plane) {
+  for (int64_t v = 0; v < vectors_of(b.d.channels); ++v) {
+    const Vec gate = vload(gates + v * kW);
+    float* x = planes + v * plane;
+    for (int64_t m = pixels.begin; m < pixels.end; ++m) vstore(x + m * kW, vmul(vload(x + m * kW), gate));
+  }
+}
+
+// One image by the second schedule; `threads` share both halves.
+void chunked_image(const Block& b, int64_t image, const Threads& threads) {
+  const int64_t plane = plane_stride(b.out_pixels() * kW), vectors = vectors_of(b.d.channels);
+  float* planes = scratch_floats(Scratch::kShared, vectors * plane);
+  const bool gated = b.p.squeeze_excite.squeezed > 0;
+  float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
+  float* gates = gated ? sums + vectors * kW : nullptr;
+
+  const int64_t chunks = std::min(threads.count, b.expand_panels.count);
+  threads.parallel(chunks, [&](int64_t i) {
+    const Share share(b.expand_panels.count, chunks, i);
+    chunk(b, image, {share.begin, share.end}, planes, plane, sums);
+  });
+  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates);
+
+  // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads share panels instead.
+  constexpr int64_t kBlockFloats = 40 * 1024, kMinPixels = 12;
+  const int64_t pixels = b.out_pixels();
+  const int64_t by_cache = (pixels * vectors * kW + kBlockFloats - 1) / kBlockFloats;
+  int64_t blocks = std::max<int64_t>(1, std::min(std::max(by_cache, threads.count), pixels / kMinPixels));
+  if (blocks >= threads.count) {
+    blocks = (blocks + threads.count - 1) / threads.count * threads.count;
+    threads.parallel(blocks, [&](int64_t i) {
+      const Share share(pixels, blocks, i);
+      if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
+      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane, {0, b.project_panels.count});
+    });
+  } else {
+    if (gated) scale_planes(b, {0, pixels}, gates, planes, plane);
+    const int64_t parts = std::min(threads.count, b.project_panels.count);
+    threads.parallel(parts, [&](int64_t i) {
+      const Share share(b.project_panels.count, parts, i);
+      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end});
+    });
+  }
+}
+
+}  // namespace
+
+void inverted_residual(const InvertedResidualParams& p, const Threads& threads) {
+  const DepthwiseConv2dParams& d = p.depthwise;
+  if (d.batch == 0 || d.out_height == 0 || d.out_width == 0) return;
+  const InvertedResidualPlan plan = plan_inverted_residual(p, kW, 2 * kW, cache_sizes());
+  const Block b(p, plan.rows_per_step);
+  const Threads alone{1, nullptr};
+
+  // Whole images first, one a thread; the images that are left are shared.
+  const int64_t rounds = d.batch / threads.count, whole = threads.count == 1 ? d.batch : rounds * threads.count;
+  threads.parallel(std::min(whole, threads.count), [&](int64_t i) {
+    const Share share(whole, std::min(whole, threads.count), i);
+    for (int64_t n = share.begin; n < share.end; ++n) {
+      if (plan.ring) {
+        ring_band(b, n, {0, d.out_height});
+      } else {
+        chunked_image(b, n, alone);
+      }
+    }
+  });
+  for (int64_t n = whole; n < d.batch; ++n) {
+    if (plan.ring) {
+      const int64_t bands = std::min(threads.count, d.out_height);
+      threads.parallel(bands, [&](int64_t i) {
+        const Share share(d.out_height, bands, i);
+        ring_band(b, n, {share.begin, share.end});
+      });
+    } else {
+      chunked_image(b, n, threads);
+    }
+  }
+}
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

@@ -1,0 +1,33 @@
+// The kernels of this level, one per op: what table.cpp collects.
+#pragma once
+
+#include "../packed.h"
+#include "dispatch.h"
+#include "scratch.h"
+#include "vec.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+
+void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads);
+void depthwise_conv2d(const DepthwiseConv2dParams& p, const Threads& threads);
+void inverted_residual(const InvertedResidualParams& p, const Threads& threads);
+void squeeze_excite(const SqueezeExciteConv2dParams& p, const Threads& threads);
+void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads);
+void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& threads);
+void linear(const LinearParams& p, const Threads& threads);
+
+// gates[c] of one image from the sums of its channels over `pixels` pixels; both padded to whole vectors.
+void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels, float* gates);
+
+FASTCONV_INLINE float* scratch_floats(Scratch purpose, int64_t count) {
+  return static_cast<float*>(scratch(purpose, static_cast<std::size_t>(count) * sizeof(float)));
+}
+
+FASTCONV_INLINE int64_t vectors_of(int64_t channels) { return (channels + kW - 1) / kW; }
+
+// Floats of a plane, rounded up to an odd number of cache lines: planes then start in different sets of the L1 cache.
+FASTCONV_INLINE int64_t plane_stride(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

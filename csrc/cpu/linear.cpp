@@ -1,0 +1,23 @@
+// Fully connected layer: the matrix product of gemm.h with images as pixels. One image is bound by reading the weight.
+#include <algorithm>
+
+#include "gemm.h"
+#include "kernels.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+
+void linear(const LinearParams& p, const Threads& threads) {
+  const Panels panels(p.out_features);
+  const GemmA a{p.input, p.in_features, p.in_features, 0, p.in_features};
+  const GemmC c{p.output, p.out_features, kW, nullptr, p.out_features, 0};
+  const int64_t parts = std::min(threads.count, panels.count);
+  threads.parallel(parts, [&](int64_t i) {
+    const Share share(panels.count, parts, i);
+    gemm(a, p.packed + kPackedHeader, panels, p.batch, c, {Activation::kNone, nullptr, 0}, share.begin, share.end,
+         p.batch == 1);
+  });
+}
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

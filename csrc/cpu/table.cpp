@@ -1,0 +1,22 @@
+#include "depthwise.h"
+#include "gemm.h"
+#include "kernels.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+
+extern const KernelTable table;
+const KernelTable table = {
+#if defined(FASTCONV_ISA_AVX512)
+    Isa::kAvx512,
+#elif defined(FASTCONV_ISA_AVX2)
+    Isa::kAvx2,
+#else
+    Isa::kScalar,
+#endif
+    pack_gemm,         pack_depthwise, pointwise_conv2d,      depthwise_conv2d, inverted_residual, squeeze_excite,
+    conv2d_bias_act,   pointwise_conv2d_pool, linear,
+};
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

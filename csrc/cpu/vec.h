@@ -1,0 +1,132 @@
+// SIMD verbs. One vector type `Vec` of kW floats per instruction set, and the same free functions for each, so that a
+// kernel is written once and compiled once per level. Everything lives in a namespace named after the level: the linker
+// must never merge an AVX-512 copy of a function with a portable one.
+//
+// Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32 for AVX-512.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(FASTCONV_ISA_AVX512)
+#include <immintrin.h>
+#define FASTCONV_ISA_NAMESPACE avx512
+#elif defined(FASTCONV_ISA_AVX2)
+#include <immintrin.h>
+#define FASTCONV_ISA_NAMESPACE avx2
+#elif defined(FASTCONV_ISA_WIDE)
+// Test-only level: the 16-lane, 32-register tiles of AVX-512 on any CPU.
+#define FASTCONV_ISA_NAMESPACE wide
+#else
+#define FASTCONV_ISA_NAMESPACE scalar
+#endif
+
+#define FASTCONV_INLINE inline __attribute__((always_inline))
+#if defined(__clang__)
+#define FASTCONV_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define FASTCONV_UNROLL _Pragma("GCC unroll 64")
+#endif
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+
+#if defined(FASTCONV_ISA_AVX512)
+
+using Vec = __m512;
+constexpr int kW = 16;
+constexpr int kRegisters = 32;
+
+FASTCONV_INLINE Vec vzero() { return _mm512_setzero_ps(); }
+FASTCONV_INLINE Vec vset(float x) { return _mm512_set1_ps(x); }
+FASTCONV_INLINE Vec vload(const float* p) { return _mm512_loadu_ps(p); }
+FASTCONV_INLINE void vstore(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+FASTCONV_INLINE Vec vload_first(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p);
+}
+FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), x);
+}
+FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
+}
+
+#elif defined(FASTCONV_ISA_AVX2)
+
+using Vec = __m256;
+constexpr int kW = 8;
+constexpr int kRegisters = 16;
+
+FASTCONV_INLINE __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTCONV_INLINE Vec vzero() { return _mm256_setzero_ps(); }
+FASTCONV_INLINE Vec vset(float x) { return _mm256_set1_ps(x); }
+FASTCONV_INLINE Vec vload(const float* p) { return _mm256_loadu_ps(p); }
+FASTCONV_INLINE void vstore(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+FASTCONV_INLINE Vec vload_first(const float* p, int n) {
+  return _mm256_maskload_ps(p, first_lanes(n));
+}
+FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
+  _mm256_maskstore_ps(p, first_lanes(n), x);
+}
+FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
+}
+
+#else
+
+#if defined(FASTCONV_ISA_WIDE)
+constexpr int kW = 16;
+constexpr int kRegisters = 32;
+#else
+constexpr int kW = 4;
+constexpr int kRegisters = 16;
+#endif
+typedef float Vec __attribute__((vector_size(4 * kW)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kW)));
+
+FASTCONV_INLINE Vec vset(float x) { return Vec{} + x; }
+FASTCONV_INLINE Vec vzero() { return Vec{}; }
+FASTCONV_INLINE Vec vload(const float* p) {
+  Vec x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+FASTCONV_INLINE void vstore(float* p, Vec x) { std::memcpy(p, &x, sizeof(x)); }
+FASTCONV_INLINE Vec vload_first(const float* p, int n) {
+  Vec x = vzero();
+  std::memcpy(&x, p, sizeof(float) * n);
+  return x;
+}
+FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) { std::memcpy(p, &x, sizeof(float) * n); }
+FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return a * b + c; }
+FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return a + b; }
+FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return a - b; }
+FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return a * b; }
+FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return a / b; }
+// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
+FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
+FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }
+
+#endif
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

@@ -1,0 +1,28 @@
+// output = project(gate * activation(depthwise(activation(expand(input))))) + residual. All tensors dense NHWC.
+// Without `expand` the depthwise convolution reads the input: that is the depthwise-separable convolution.
+#pragma once
+
+#include "depthwise_conv2d.h"
+
+namespace fastconv {
+
+struct SqueezeExciteParams {
+  int64_t channels, squeezed;  // squeezed = 0: no squeeze-excite
+  Activation activation, gate;
+  const float* reduce_weight;  // [squeezed, channels]
+  const float* reduce_bias;    // [squeezed] or null
+  const float* expand_weight;  // [channels, squeezed]
+  const float* expand_bias;    // [channels] or null
+};
+
+struct InvertedResidualParams {
+  DepthwiseConv2dParams depthwise;  // input, output: those of the block; channels: the expanded ones
+  int64_t in_channels, out_channels;
+  Activation expand_activation, project_activation;
+  const float* expand_packed;   // or null
+  const float* project_packed;
+  SqueezeExciteParams squeeze_excite;
+  const float* residual;  // [N, OH, OW, K] or null
+};
+
+}  // namespace fastconv

@@ -1,0 +1,15 @@
+// output = input weight^T + bias: the classifier.
+#pragma once
+
+#include <cstdint>
+
+namespace fastconv {
+
+struct LinearParams {
+  int64_t batch, in_features, out_features;
+  const float* input;   // [N, C]
+  const float* packed;  // pack_pointwise's result
+  float* output;        // [N, K]
+};
+
+}  // namespace fastconv

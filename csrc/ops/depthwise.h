@@ -1,0 +1,32 @@
+// The depthwise part that three ops have in common.
+#pragma once
+
+#include "check.h"
+
+namespace fastconv {
+
+// Sizes and window of a depthwise convolution of `image`; pointers are left to the op.
+inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name, const Image& image,
+                                              int64_t channels, const Tensor& weight, const Ints& stride,
+                                              const Ints& padding, const Ints& dilation) {
+  check_depthwise_weight(op, weight_name, weight, channels);
+  const Window window = check_window(op, image, weight, stride, padding, dilation);
+  DepthwiseConv2dParams p{};
+  p.batch = image.batch;
+  p.height = image.height;
+  p.width = image.width;
+  p.channels = channels;
+  p.out_height = window.out_height;
+  p.out_width = window.out_width;
+  p.kernel_height = weight.size(2);
+  p.kernel_width = weight.size(3);
+  p.stride_height = stride[0];
+  p.stride_width = stride[1];
+  p.pad_top = padding[0];
+  p.pad_left = padding[2];
+  p.dilation_height = dilation[0];
+  p.dilation_width = dilation[1];
+  return p;
+}
+
+}  // namespace fastconv

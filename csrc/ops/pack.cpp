@@ -1,0 +1,102 @@
+#include <cstring>
+
+#include "check.h"
+
+namespace fastconv {
+namespace {
+
+Tensor allocate_packed(const Tensor& like, PackedKind kind, int64_t channels, int64_t depth) {
+  const int64_t size = packed_size(channels, depth);
+  const std::array<int64_t, 1> sizes{size};
+  Tensor packed = torch::stable::empty({sizes.data(), 1}, ScalarType::Float, std::nullopt, like.device());
+  std::memset(mutable_data(packed), 0, sizeof(float) * size);
+  PackedHeader header{};
+  header.magic = kPackedMagic;
+  header.kind = kind;
+  header.isa = static_cast<int32_t>(kernels().isa);
+  header.channels = channels;
+  header.depth = depth;
+  std::memcpy(mutable_data(packed), &header, sizeof(header));
+  return packed;
+}
+
+OptionalTensor dense_bias(const OptionalTensor& bias) {
+  return bias.has_value() ? OptionalTensor(dense(*bias)) : std::nullopt;
+}
+
+}  // namespace
+
+Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias) {
+  const char* op = "pack_pointwise";
+  check_float_cpu(op, "weight", weight);
+  FASTCONV_CHECK((weight.dim() == 2 || weight.dim() == 4) && weight.numel() > 0, op, "weight",
+                 "have shape (K, C) or (K, C, KH, KW)", shape_text(weight));
+  const int64_t k = weight.size(0), c = weight.size(1);
+  const int64_t taps = weight.dim() == 4 ? weight.size(2) * weight.size(3) : 1;
+  check_vector(op, "bias", bias, k);
+  Tensor packed = allocate_packed(weight, PackedKind::kPointwise, k, c * taps);
+  const Tensor dense_weight = dense(weight);
+  const OptionalTensor b = dense_bias(bias);
+  kernels().pack_pointwise(data(dense_weight), k, c, taps, data_or_null(b), mutable_data(packed) + kPackedHeader);
+  return packed;
+}
+
+Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias) {
+  const char* op = "pack_depthwise";
+  check_float_cpu(op, "weight", weight);
+  FASTCONV_CHECK(weight.dim() == 4 && weight.size(1) == 1 && weight.numel() > 0, op, "weight",
+                 "have shape (C, 1, KH, KW)", shape_text(weight));
+  const int64_t channels = weight.size(0), taps = weight.size(2) * weight.size(3);
+  check_vector(op, "bias", bias, channels);
+  Tensor packed = allocate_packed(weight, PackedKind::kDepthwise, channels, taps);
+  const Tensor dense_weight = dense(weight);
+  const OptionalTensor b = dense_bias(bias);
+  kernels().pack_depthwise(data(dense_weight), channels, taps, data_or_null(b), mutable_data(packed) + kPackedHeader);
+  return packed;
+}
+
+PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed) : op_(op), packed_(packed) {
+  if (!packed.has_value()) return;
+  check_float_cpu(op, "packed", *packed);
+  FASTCONV_CHECK(packed->dim() == 1 && packed->is_contiguous(), op, "packed", "be contiguous and have 1 dimension",
+                 shape_text(*packed));
+  cursor_ = data(*packed);
+  left_ = packed->numel();
+}
+
+const float* PackedWeights::next(PackedKind kind, int64_t channels, int64_t depth) {
+  const int64_t size = packed_size(channels, depth);
+  PackedHeader header{};
+  if (left_ >= size) std::memcpy(&header, cursor_, sizeof(header));
+  const bool ok = left_ >= size && header.magic == kPackedMagic && header.kind == kind &&
+                  header.channels == channels && header.depth == depth &&
+                  header.isa == static_cast<int32_t>(kernels().isa);
+  FASTCONV_CHECK(ok, op_, "packed",
+                 text("hold ", channels, " x ", depth, " weights packed for ", isa_name(kernels().isa)),
+                 text("something else of ", left_, " floats"));
+  const float* segment = cursor_;
+  cursor_ += size;
+  left_ -= size;
+  return segment;
+}
+
+const float* PackedWeights::pointwise(const Tensor& weight, const OptionalTensor& bias) {
+  if (packed_.has_value()) return next(PackedKind::kPointwise, weight.size(0), weight.numel() / weight.size(0));
+  return data(*(owned_[owned_count_++] = pack_pointwise(weight, bias)));
+}
+
+const float* PackedWeights::depthwise(const Tensor& weight, const OptionalTensor& bias) {
+  if (packed_.has_value()) return next(PackedKind::kDepthwise, weight.size(0), weight.numel() / weight.size(0));
+  return data(*(owned_[owned_count_++] = pack_depthwise(weight, bias)));
+}
+
+void PackedWeights::check_end() const {
+  FASTCONV_CHECK(left_ == 0, op_, "packed", "end with the last weight", text(left_, " floats more"));
+}
+
+}  // namespace fastconv
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("pack_pointwise", TORCH_BOX(&fastconv::pack_pointwise));
+  m.impl("pack_depthwise", TORCH_BOX(&fastconv::pack_depthwise));
+}

@@ -1,0 +1,22 @@
+// output = activation(conv1x1(input * input_scale) + bias + residual). All tensors dense NHWC.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+
+namespace fastconv {
+
+struct PointwiseConv2dParams {
+  int64_t batch, height, width, in_channels;
+  int64_t out_height, out_width, out_channels;
+  int64_t stride_height, stride_width;
+  Activation activation;
+  const float* input;        // [N, H, W, C]
+  const float* packed;       // pack_pointwise's result
+  const float* residual;     // [N, OH, OW, K] or null
+  const float* input_scale;  // [N, C] or null
+  float* output;             // [N, OH, OW, K]
+};
+
+}  // namespace fastconv

@@ -1,0 +1,18 @@
+// output[n, k] = mean over H, W of activation(conv1x1(input) + bias): the head of a network, its map never stored.
+#pragma once
+
+#include <cstdint>
+
+#include "activation.h"
+
+namespace fastconv {
+
+struct PointwiseConv2dPoolParams {
+  int64_t batch, pixels, in_channels, out_channels;
+  Activation activation;
+  const float* input;   // [N, H, W, C]
+  const float* packed;  // pack_pointwise's result
+  float* output;        // [N, K]
+};
+
+}  // namespace fastconv
