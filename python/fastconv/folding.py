@@ -77,6 +77,16 @@ def pack_inverted_residual(
     return torch.cat([pack_pointwise(expand_weight, expand_bias), rest])
 
 
+def _packed_size(weight: Tensor, bias: Tensor | None) -> Tensor:
+    rows = -(-weight.shape[0] // 16) * 16
+    return weight.new_empty(16 + rows * (1 + weight.shape[1:].numel()))
+
+
+if backend.NATIVE_MISSING is None:
+    for _name in ("pack_pointwise", "pack_depthwise"):
+        torch.library.register_fake(f"fastconv::{_name}", _packed_size)
+
+
 class _Entry(NamedTuple):
     references: tuple[Any, ...]  # one weak reference (or None) per tensor
     state: tuple[int, ...]

@@ -6,7 +6,7 @@ weights. Those live in a cache that is checked at every call against everything 
 """
 
 from collections.abc import Callable, Iterator
-from operator import eq, getitem, is_, itemgetter
+from operator import getitem, is_, itemgetter
 from typing import Any
 
 import torch
@@ -132,7 +132,7 @@ class _Fused:
                 and list(map(_data_ptr, self.tensors)) == self.pointers
                 and list(map(_norm_config, self.norms)) == self.norms_then
                 and list(map(_convolution_config, self.convolutions)) == self.convolutions_then
-                and all(map(eq, self.children, self.children_then))
+                and self.children == self.children_then
                 and self.isa_generation == backend.isa_generation
             )
         except KeyError:  # a parameter is gone, as when a parametrization replaces it

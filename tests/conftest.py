@@ -1,0 +1,63 @@
+"""Backends and instruction sets to test on, and NaN in all memory that nobody wrote to."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import fastconv
+from fastconv import _library, backend
+
+ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}
+NATIVE = [f"native-{name}" for name in ISA_LEVELS]
+
+
+def usable_levels() -> list[str]:
+    """The instruction sets of this CPU, asked from the library by trying."""
+    usable = []
+    for name, level in ISA_LEVELS.items():
+        with contextlib.suppress(RuntimeError), backend.use_isa(level):
+            usable.append(name)
+    return usable
+
+
+LEVELS = usable_levels() if _library.is_loaded() else []
+
+
+@contextlib.contextmanager
+def running_on(name: str) -> Iterator[str]:
+    kind, _, level = name.partition("-")
+    if kind == "native" and not LEVELS:
+        pytest.skip(f"no native ops: {_library.load_error()}")
+    if level and level not in LEVELS:
+        pytest.skip(f"this CPU has no {level}")
+    with fastconv.use_backend(kind):
+        if level:
+            with backend.use_isa(ISA_LEVELS[level]):
+                yield name
+        else:
+            yield name
+
+
+@pytest.fixture(params=["reference", *NATIVE])
+def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The reference, and the native ops with each instruction set that this CPU has."""
+    with running_on(request.param) as name:
+        yield name
+
+
+@pytest.fixture
+def native() -> Iterator[str]:
+    """The native ops with the best instruction set."""
+    with running_on("native") as name:
+        yield name
+
+
+@pytest.fixture(autouse=True)
+def poison() -> Iterator[None]:
+    """Fills every new tensor with NaN, also those that the C++ ops allocate."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)

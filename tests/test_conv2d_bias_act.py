@@ -1,0 +1,122 @@
+"""conv2d_bias_act: fused dense convolution."""
+
+import pytest
+import torch
+
+import fastconv
+
+from .assertions import (
+    assert_backward,
+    assert_compiles,
+    assert_forward,
+    assert_gradcheck,
+    assert_opcheck,
+    assert_partial_backward,
+    assert_rejects,
+)
+from .cases import CASES, LAYOUTS, TINY, small
+
+OP = "conv2d_bias_act"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", CASES[OP], ids=str)
+def test_forward(any_backend, case, layout):
+    assert_forward(case, layout)
+
+
+@pytest.mark.parametrize("case", small(OP), ids=str)
+def test_backward(any_backend, case):
+    assert_backward(case)
+
+
+def test_backward_of_one_argument(any_backend):
+    assert_partial_backward(CASES[OP][0])
+
+
+def test_gradcheck():
+    assert_gradcheck(TINY[OP])
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+def test_opcheck(native, layout, grad):
+    assert_opcheck(CASES[OP][0], layout, grad)
+
+
+def test_compile(any_backend):
+    assert_compiles(CASES[OP][0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"input": None}, TypeError, r"input must be a Tensor, got None"),
+        ({"input": [1.0]}, TypeError, r"input must be a Tensor, got list"),
+        ({"weight": None}, TypeError, r"weight must be a Tensor, got None"),
+        (
+            {"weight": lambda w: w.double()},
+            ValueError,
+            r"weight must have input's dtype, torch.float32, got torch.float64",
+        ),
+        (
+            {"weight": lambda w: w.to("meta")},
+            ValueError,
+            r"weight must be on input's device, cpu, got meta",
+        ),
+        (
+            {"input": lambda x: x[0]},
+            ValueError,
+            r"input must have 4 dimensions, got shape \[3, 11, 9\]",
+        ),
+        (
+            {"input": lambda x: x[:, :, :0]},
+            ValueError,
+            r"input must have shape \(N, C, H, W\) with C, H, W at least 1, got \[2, 3, 0, 9\]",
+        ),
+        (
+            {"input": lambda x: x.long()},
+            ValueError,
+            r"input must have a floating-point dtype, got torch.int64",
+        ),
+        (
+            {"activation": "gelu"},
+            ValueError,
+            r"activation must be one of none, relu, .*, got 'gelu'",
+        ),
+        ({"stride": 0}, ValueError, r"stride must be an int >= 1 or a pair of such, got 0"),
+        (
+            {"stride": (1, 2, 3)},
+            ValueError,
+            r"stride must be an int >= 1 or a pair of such, got \(1, 2, 3\)",
+        ),
+        ({"padding": -1}, ValueError, r"padding must be an int >= 0 or a pair of such, got -1"),
+        (
+            {"padding": "valid"},
+            ValueError,
+            r"padding must be an int, a pair or \"same\", got 'valid'",
+        ),
+        ({"dilation": 0}, ValueError, r"dilation must be an int >= 1 or a pair of such, got 0"),
+        (
+            {"dilation": 9},
+            ValueError,
+            r"input must be, with its padding, at least as large as the kernel, got 11 x 9",
+        ),
+        ({"groups": 2}, ValueError, r"groups must divide the 3 input channels, got 2"),
+        (
+            {"weight": torch.zeros(24, 4, 3, 3)},
+            ValueError,
+            r"weight must have shape \(K, 3, KH, KW\) with K a multiple of 1, got \[24, 4, 3, 3\]",
+        ),
+        ({"bias": torch.zeros(3)}, ValueError, r"bias must have shape \(24,\), got \[3\]"),
+    ],
+)
+def test_rejects(changes, error, message):
+    assert_rejects(OP, changes, error, message)
+
+
+@pytest.mark.parametrize("options", [{"groups": 3}, {"dilation": 2}])
+def test_groups_and_dilation_are_not_native(native, options):
+    weight = torch.randn(6, 3 // options.get("groups", 1), 3, 3)
+    with pytest.raises(fastconv.BackendError, match="groups = 1 and dilation = 1 only"):
+        fastconv.conv2d_bias_act(torch.randn(1, 3, 9, 9), weight, **options)
