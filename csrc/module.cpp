@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "build_info.h"
+#include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/features.h"
+#include "csrc/cpu/plan.h"
 
 namespace py = pybind11;
 
@@ -34,6 +36,39 @@ py::dict cache_sizes() {
   return result;
 }
 
+double measure_fma_peak(int level, double seconds) {
+  const KernelTable* table = kernels_of(static_cast<Isa>(level));
+  if (table == nullptr) throw py::value_error("measure_fma_peak: level must be one that runs here");
+  const py::gil_scoped_release release;
+  return table->fma_peak(seconds);
+}
+
+py::dict plan(int64_t height, int64_t width, int64_t in_channels, int64_t mid_channels, int64_t out_channels,
+              int64_t kernel, int64_t stride, bool squeeze_excite, int64_t lanes, int64_t l1, int64_t l2) {
+  InvertedResidualParams p{};
+  DepthwiseConv2dParams& d = p.depthwise;
+  d.height = height;
+  d.width = width;
+  d.channels = mid_channels;
+  d.kernel_height = d.kernel_width = kernel;
+  d.stride_height = d.stride_width = stride;
+  d.dilation_height = d.dilation_width = 1;
+  d.pad_top = d.pad_left = (kernel - 1) / 2;
+  d.out_height = (height - 1) / stride + 1;
+  d.out_width = (width - 1) / stride + 1;
+  p.in_channels = in_channels;
+  p.out_channels = out_channels;
+  const float expands = 0.f;
+  if (mid_channels != in_channels) p.expand_packed = &expands;
+  if (squeeze_excite) p.squeeze_excite.squeezed = 1;
+  const InvertedResidualPlan plan = plan_inverted_residual(p, lanes, 2 * lanes, {l1, l2});
+  py::dict result;
+  result["schedule"] = plan.ring ? "ring" : "chunks";
+  result["rows_per_step"] = plan.rows_per_step;
+  result["ring_rows"] = ring_rows(d, plan.rows_per_step);
+  return result;
+}
+
 py::dict build_info() {
   py::dict result;
   result["version"] = FASTCONV_VERSION;
@@ -56,5 +91,11 @@ PYBIND11_MODULE(_C, m) {
       "The level that the ops start with; RuntimeError if FASTCONV_ISA names an unusable one.");
   m.def("isa_levels", &fastconv::level_names, "The levels that this CPU runs, smallest first.");
   m.def("cache_sizes", &fastconv::cache_sizes, "Bytes of the data caches of one core.");
+  m.def("measure_fma_peak", &fastconv::measure_fma_peak, py::arg("level"), py::arg("seconds"),
+        "GFLOP/s of one thread that does nothing but FMAs at a level: 0 scalar, 1 avx2, 2 avx512.");
+  m.def("plan_inverted_residual", &fastconv::plan, py::arg("height"), py::arg("width"), py::arg("in_channels"),
+        py::arg("mid_channels"), py::arg("out_channels"), py::arg("kernel"), py::arg("stride"),
+        py::arg("squeeze_excite"), py::arg("lanes"), py::arg("l1"), py::arg("l2"),
+        "How a fused block of these sizes is cut for caches of l1 and l2 bytes.");
   m.def("build_info", &fastconv::build_info, "Versions, compiler and flags of this build.");
 }

@@ -26,6 +26,7 @@ struct KernelTable {
   void (*conv2d_bias_act)(const Conv2dBiasActParams&, const Threads&);
   void (*pointwise_conv2d_pool)(const PointwiseConv2dPoolParams&, const Threads&);
   void (*linear)(const LinearParams&, const Threads&);
+  double (*fma_peak)(double seconds);
 };
 
 // The table in use: best_isa() at first use, or what select_isa chose.

@@ -17,6 +17,9 @@ void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads);
 void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& threads);
 void linear(const LinearParams& p, const Threads& threads);
 
+// GFLOP/s of one thread that does nothing but FMAs for `seconds`: the best of many short runs.
+double fma_peak(double seconds);
+
 // gates[c] of one image from the sums of its channels over `pixels` pixels; both padded to whole vectors.
 void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels, float* gates);
 
