@@ -50,13 +50,18 @@ class CMakeBuild(build_ext):
         options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
         package = Path(self.get_ext_fullpath("fastconv._C")).resolve().parent
-        subprocess.run(["cmake", "-S", ROOT, "-B", build, *generator, *options], check=True)
-        subprocess.run(["cmake", "--build", build, "--parallel", jobs], check=True)
+        call("cmake", "-S", ROOT, "-B", build, *generator, *options)
+        call("cmake", "--build", build, "--parallel", jobs)
         # Removed, not overwritten: a process that has loaded a file keeps it.
         tag = sys.implementation.cache_tag
         for stale in [*package.glob("libfastconv_*.so"), *package.glob(f"_C.{tag}-*.so")]:
             stale.unlink()
-        subprocess.run(["cmake", "--install", build, "--prefix", package], check=True)
+        call("cmake", "--install", build, "--prefix", package)
+
+
+def call(*command):
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit("fastconv: the build failed, CMake says why above")
 
 
 def git_commit():
