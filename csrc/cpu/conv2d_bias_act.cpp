@@ -57,7 +57,8 @@ void band(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t
       const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels, p.kernel_width * channels,
                     row_floats, p.kernel_height * p.kernel_width * channels};
       const GemmC c{p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
-      gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count);
+      gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count,
+           /*cold_weight=*/false);
     }
   }
 }

@@ -1,5 +1,8 @@
 #include "gemm.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "activate.h"
 
 namespace fastconv {
@@ -31,6 +34,8 @@ FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t lengt
   return b;
 }
 
+constexpr int64_t kLine = 16;  // floats of a cache line
+
 // What a column of tiles shares. Passed by value: the compiler may then keep it in registers across the stores.
 struct Column {
   GemmA a;
@@ -39,7 +44,18 @@ struct Column {
   const float* panel;
   ActivationBounds bounds;
   int64_t lanes;  // output channels of this panel that exist
+  // What of the panel after this one is still to be asked for, and how much of it each segment asks for: at batch 1 a
+  // weight is cold when it is needed, and one panel's time is enough to bring the next.
+  const float* next_panel;
+  const float* next_end;
+  int64_t prefetch;  // floats a segment
 };
+
+FASTCONV_INLINE void prefetch_next(Column& s) {
+  if (s.next_panel >= s.next_end) return;
+  for (int64_t i = 0; i < s.prefetch; i += kLine) __builtin_prefetch(s.next_panel + i, 0, 2);
+  s.next_panel += s.prefetch;
+}
 
 template <int MR, int NV>
 FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[MR], Vec (&acc)[MR * NV]) {
@@ -75,7 +91,7 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[
 
 // kPlain: whole vectors, a clamp, no residual; the epilogue is then as short as the stores.
 template <int MR, int NV, bool kPlain>
-FASTCONV_INLINE void tile(const Column& s, int64_t m) {
+FASTCONV_INLINE void tile(Column& s, int64_t m) {
   Vec acc[MR * NV];
   FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
     const Vec bias = vload(s.panel + j * kW);
@@ -85,9 +101,11 @@ FASTCONV_INLINE void tile(const Column& s, int64_t m) {
   const float* b = s.panel + NV * kW;
   int64_t left = s.a.depth;
   for (; left > s.a.segment_length; left -= s.a.segment_length) {
+    prefetch_next(s);
     b = multiply<MR, NV>(a, s.a.row, s.a.segment_length, b, acc);
     a += s.a.segment;
   }
+  prefetch_next(s);
   multiply<MR, NV>(a, s.a.row, left, b, acc);
 
   float* out[MR];
@@ -111,7 +129,7 @@ FASTCONV_INLINE void tile(const Column& s, int64_t m) {
 // `tiles` tiles of MR pixels from pixel m on.
 template <int MR, int NV>
 void tile_column(const Column& shared, int64_t m, int64_t tiles) {
-  const Column s = shared;
+  Column s = shared;
   const bool plain = s.epilogue.residual == nullptr && s.bounds.is_clamp && s.lanes >= NV * kW;
   if (plain) {
     for (int64_t t = 0; t < tiles; ++t) tile<MR, NV, true>(s, m + t * MR);
@@ -131,6 +149,9 @@ void vector_tile(const Column& s) {
   b += NV * kW;
   int64_t k = 0;
   for (; k + kSplit <= s.a.depth; k += kSplit) {
+    // The weight is a stream from memory, too fast for the hardware's prefetcher to cross pages in time.
+    constexpr int kAhead = 1024;
+    FASTCONV_UNROLL for (int l = 0; l < kSplit * NV * kW; l += kLine) __builtin_prefetch(b + kAhead + l, 0, 2);
     FASTCONV_UNROLL for (int u = 0; u < kSplit; ++u) {
       const Vec av = vset(a[k + u]);
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
@@ -153,29 +174,26 @@ void vector_tile(const Column& s) {
 
 using ColumnFunction = void (*)(const Column&, int64_t, int64_t);
 
-template <int NV, int MR>
-struct ColumnTable {
-  static void fill(ColumnFunction* table) {
-    table[MR] = tile_column<MR, NV>;
-    ColumnTable<NV, MR - 1>::fill(table);
-  }
-};
-template <int NV>
-struct ColumnTable<NV, 0> {
-  static void fill(ColumnFunction*) {}
-};
+// Entry i: columns of tiles of i + 1 pixels.
+template <int NV, int... kMinusOne>
+ColumnFunction column_of_height(int64_t rows, std::integer_sequence<int, kMinusOne...>) {
+  static constexpr ColumnFunction kTable[] = {tile_column<kMinusOne + 1, NV>...};
+  return kTable[rows - 1];
+}
 
 // m rows are cut into the fewest tiles, as equal as possible: a one-row remainder would cost most of a full tile.
 template <int NV>
-void panel_rows(const Column& s, int64_t m, bool single_pixel) {
+void panel_rows(Column& s, int64_t m, int64_t next_floats, bool single_pixel) {
   if (single_pixel) return vector_tile<NV>(s);
   constexpr int kRows = max_rows(NV);
-  ColumnFunction table[kRows + 1];
-  ColumnTable<NV, kRows>::fill(table);
+  using Heights = std::make_integer_sequence<int, kRows>;
   const int64_t tiles = (m + kRows - 1) / kRows;
   const int64_t rows = m / tiles, longer = m % tiles;
-  if (longer > 0) table[rows + 1](s, 0, longer);
-  table[rows](s, longer * (rows + 1), tiles - longer);
+  const int64_t segments = (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
+  s.prefetch = (next_floats / std::max<int64_t>(1, tiles * segments) + kLine - 1) / kLine * kLine;
+  if (longer > 0) column_of_height<NV>(rows + 1, Heights())(s, 0, longer);
+  s.next_panel += longer * segments * s.prefetch;
+  column_of_height<NV>(rows, Heights())(s, longer * (rows + 1), tiles - longer);
 }
 
 }  // namespace
@@ -214,28 +232,35 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, c
 }
 
 void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool single_pixel) {
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight, bool single_pixel) {
   if (m == 0) return;
-  Column s{a, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0};
+  // A pixel-major A is cut into segments as well: they pace the prefetching.
+  constexpr int64_t kSegment = 32;
+  const bool one_segment = a.segment_length >= a.depth;
+  const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length, one_segment ? kSegment : a.segment, a.depth};
+  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, nullptr, nullptr, 0};
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);
     s.panel = packed + first * kW * (1 + a.depth);
     s.c.data = c.data + (first - c.first_vector) * c.vector;
     s.epilogue.residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + first * kW;
     s.lanes = c.channels - first * kW;
+    s.next_panel = s.panel + panels.width(p) * kW * (1 + a.depth);
+    const int64_t next_floats = cold_weight && p + 1 < panels.count ? panels.width(p + 1) * kW * (1 + a.depth) : 0;
+    s.next_end = s.next_panel + next_floats;
     switch (panels.width(p)) {
       case 1:
-        panel_rows<1>(s, m, single_pixel);
+        panel_rows<1>(s, m, next_floats, single_pixel);
         break;
       case 2:
-        panel_rows<2>(s, m, single_pixel);
+        panel_rows<2>(s, m, next_floats, single_pixel);
         break;
       case 3:
-        panel_rows<3>(s, m, single_pixel);
+        panel_rows<3>(s, m, next_floats, single_pixel);
         break;
 #if defined(FASTCONV_ISA_AVX512) || defined(FASTCONV_ISA_WIDE)
       case 4:
-        panel_rows<4>(s, m, single_pixel);
+        panel_rows<4>(s, m, next_floats, single_pixel);
         break;
 #endif
     }

@@ -50,10 +50,12 @@ struct Panels {
 // Packs weight [n, channels, taps] with k = tap * channels + channel; at most ceil16(n) * (1 + channels * taps) floats.
 void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias, float* packed);
 
-// Rows [0, m) of panels [panel_begin, panel_end); `packed` points at panel 0. `single_pixel` (only with m == 1 and one
+// Rows [0, m) of panels [panel_begin, panel_end); `packed` points at panel 0. `cold_weight`: the caller reads the weight once,
+// so the next panel is prefetched while one is used (also past panel_end: that is the next call's). `single_pixel` (only with m == 1 and one
 // segment) uses more accumulators for the same output, in another order of summation: it must depend on the op's shape alone.
 void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool single_pixel = false);
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight,
+          bool single_pixel = false);
 
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

@@ -72,8 +72,10 @@ void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* sl
   }
 }
 
-// Fills the slots of input rows [y, end) for the channels of `panels` (all of them without expansion).
-void expand_rows(const Block& b, int64_t image, Range panels, Range vectors, int64_t y, int64_t end, float* slab) {
+// Fills the slots of input rows [y, end) for the channels of `panels` (all of them without expansion). cold: the weight is
+// read for the first time.
+void expand_rows(const Block& b, int64_t image, Range panels, Range vectors, int64_t y, int64_t end, bool cold,
+                 float* slab) {
   const DepthwiseConv2dParams& d = b.d;
   for (int64_t row = y; row < end; ++row) {
     if (row >= 0 && row < d.height) continue;
@@ -98,7 +100,7 @@ void expand_rows(const Block& b, int64_t image, Range panels, Range vectors, int
   const GemmA a{d.input + (image * d.height + first) * d.width * in, in, in, 0, in};
   const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
   gemm(a, b.p.expand_packed + kPackedHeader, b.expand_panels, pixels, c, {b.p.expand_activation, nullptr, 0},
-       panels.begin, panels.end);
+       panels.begin, panels.end, cold);
 }
 
 // Output rows [y, y + rows) of the depthwise convolution into planes `plane` floats apart.
@@ -135,13 +137,15 @@ void depthwise_rows(const Block& b, int64_t image, Range vectors, int64_t y, int
 }
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
-void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane, Range panels) {
+void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane, Range panels,
+             bool cold) {
   const int64_t out = b.p.out_channels;
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
   const GemmA a{planes, kW, kW, plane, b.d.channels};
   const GemmC c{b.d.output + offset, out, kW, nullptr, out, 0};
   const GemmEpilogue epilogue{b.p.project_activation, b.p.residual ? b.p.residual + offset : nullptr, out};
-  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue, panels.begin, panels.end);
+  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue, panels.begin, panels.end,
+       cold);
 }
 
 // Output rows `rows` step by step: expand what is new, then the depthwise convolution into out + (y - rows.begin) * out_row;
@@ -161,7 +165,7 @@ void run_steps(const Block& b, int64_t image, Range panels, Range vectors, Range
     if (!b.reads_input) {
       const int64_t first = y * d.stride_height - d.pad_top;
       const int64_t end = first + ring_rows(d, count);
-      expand_rows(b, image, panels, vectors, std::max(next, first), end, slab);
+      expand_rows(b, image, panels, vectors, std::max(next, first), end, y == rows.begin, slab);
       next = end;
     }
     depthwise_rows(b, image, vectors, y, count, slab, out + (y - rows.begin) * out_row, plane);
@@ -175,7 +179,8 @@ void ring_band(const Block& b, int64_t image, Range rows) {
   const Range vectors{0, vectors_of(b.d.channels)};
   float* tile = scratch_floats(Scratch::kTile, vectors.end * plane);
   run_steps(b, image, {0, b.expand_panels.count}, vectors, rows, tile, plane, 0, [&](int64_t y, int64_t count) {
-    project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane, {0, b.project_panels.count});
+    project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane, {0, b.project_panels.count},
+            y == rows.begin);
   });
 }
 
@@ -227,14 +232,15 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
     threads.parallel(blocks, [&](int64_t i) {
       const Share share(pixels, blocks, i);
       if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
-      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane, {0, b.project_panels.count});
+      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane, {0, b.project_panels.count},
+              /*cold=*/i == 0);
     });
   } else {
     if (gated) scale_planes(b, {0, pixels}, gates, planes, plane);
     const int64_t parts = std::min(threads.count, b.project_panels.count);
     threads.parallel(parts, [&](int64_t i) {
       const Share share(b.project_panels.count, parts, i);
-      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end});
+      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end}, /*cold=*/true);
     });
   }
 }

@@ -15,7 +15,7 @@ void linear(const LinearParams& p, const Threads& threads) {
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);
     gemm(a, p.packed + kPackedHeader, panels, p.batch, c, {Activation::kNone, nullptr, 0}, share.begin, share.end,
-         p.batch == 1);
+         /*cold_weight=*/true, /*single_pixel=*/p.batch == 1);
   });
 }
 
