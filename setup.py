@@ -27,6 +27,7 @@ class CMakeBuild(build_ext):
         kind = f"{'ninja' if ninja else 'make'}-{'debug' if debug else 'release'}"
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{kind}"
         nvcc = choose_nvcc(torch)
+        # All of them each time: what an isolated build left in CMake's cache is gone at the next one.
         settings = {
             "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
             "FASTCONV_VERSION": self.distribution.get_version(),
@@ -35,18 +36,15 @@ class CMakeBuild(build_ext):
             "FASTCONV_TORCH_VERSION": torch.version,
             "FASTCONV_CUDA": "ON" if nvcc else "OFF",
             "FASTCONV_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", ""),
+            "CMAKE_CUDA_COMPILER": nvcc,
+            "CMAKE_MAKE_PROGRAM": ninja,
             "Python_EXECUTABLE": sys.executable,
         }
-        if nvcc:
-            settings["CMAKE_CUDA_COMPILER"] = nvcc
-        # Given each time: what the last isolated build wrote into CMake's cache is gone by now.
-        if ninja:
-            settings["CMAKE_MAKE_PROGRAM"] = ninja
         with contextlib.suppress(ImportError):
             settings["pybind11_DIR"] = __import__("pybind11").get_cmake_dir()
 
         generator = ["-G", "Ninja" if ninja else "Unix Makefiles"]
-        options = [f"-D{name}={value}" for name, value in settings.items()]
+        options = [f"-D{name}={value}" for name, value in settings.items() if value is not None]
         options += shlex.split(os.environ.get("CMAKE_ARGS", ""))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count())
         package = Path(self.get_ext_fullpath("fastconv._C")).resolve().parent

@@ -29,7 +29,7 @@ std::vector<std::string> level_names() {
   return names;
 }
 
-py::dict cache_sizes() {
+py::dict caches() {
   py::dict result;
   result["L1d"] = l1d_bytes();
   result["L2"] = l2_bytes();
@@ -43,8 +43,9 @@ double measure_fma_peak(int level, double seconds) {
   return table->fma_peak(seconds);
 }
 
-py::dict plan(int64_t height, int64_t width, int64_t in_channels, int64_t mid_channels, int64_t out_channels,
-              int64_t kernel, int64_t stride, bool squeeze_excite, int64_t lanes, int64_t l1, int64_t l2) {
+py::dict plan(int64_t height, int64_t width, int64_t in_channels, int64_t mid_channels,
+              int64_t out_channels, int64_t kernel, int64_t stride, bool squeeze_excite,
+              int64_t lanes, int64_t l1, int64_t l2) {
   InvertedResidualParams p{};
   DepthwiseConv2dParams& d = p.depthwise;
   d.height = height;
@@ -90,12 +91,12 @@ PYBIND11_MODULE(_C, m) {
       "isa", [] { return fastconv::isa_name(fastconv::best_isa()); },
       "The level that the ops start with; RuntimeError if FASTCONV_ISA names an unusable one.");
   m.def("isa_levels", &fastconv::level_names, "The levels that this CPU runs, smallest first.");
-  m.def("cache_sizes", &fastconv::cache_sizes, "Bytes of the data caches of one core.");
+  m.def("cache_sizes", &fastconv::caches, "Bytes of the data caches of one core.");
   m.def("measure_fma_peak", &fastconv::measure_fma_peak, py::arg("level"), py::arg("seconds"),
         "GFLOP/s of one thread that does nothing but FMAs at a level: 0 scalar, 1 avx2, 2 avx512.");
-  m.def("plan_inverted_residual", &fastconv::plan, py::arg("height"), py::arg("width"), py::arg("in_channels"),
-        py::arg("mid_channels"), py::arg("out_channels"), py::arg("kernel"), py::arg("stride"),
-        py::arg("squeeze_excite"), py::arg("lanes"), py::arg("l1"), py::arg("l2"),
-        "How a fused block of these sizes is cut for caches of l1 and l2 bytes.");
+  m.def("plan_inverted_residual", &fastconv::plan, py::arg("height"), py::arg("width"),
+        py::arg("in_channels"), py::arg("mid_channels"), py::arg("out_channels"), py::arg("kernel"),
+        py::arg("stride"), py::arg("squeeze_excite"), py::arg("lanes"), py::arg("l1"),
+        py::arg("l2"), "How a fused block of these sizes is cut for caches of l1 and l2 bytes.");
   m.def("build_info", &fastconv::build_info, "Versions, compiler and flags of this build.");
 }
