@@ -34,6 +34,7 @@ struct Block {
         padded_width(std::max(d.pad_left + d.width,
                               (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
         slab_plane(plane_stride(slots * padded_width * kW)),
+        weights_per_vector(kW * (1 + d.kernel_height * d.kernel_width)),
         reads_input(p.expand_packed == nullptr && d.channels % kW == 0) {}
 
   int64_t slot_offset(int64_t y) const { return (y + d.pad_top) % slots * padded_width * kW; }
@@ -43,7 +44,7 @@ struct Block {
   const DepthwiseConv2dParams& d;
   const Panels expand_panels, project_panels;
   const DepthwiseKernel kernel;
-  const int64_t rows_per_step, slots, padded_width, slab_plane;
+  const int64_t rows_per_step, slots, padded_width, slab_plane, weights_per_vector;
   const bool reads_input;  // no expansion, whole vectors: the depthwise kernel reads NHWC and needs no slab
 };
 
@@ -72,68 +73,71 @@ void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* sl
   }
 }
 
-// Fills the slots of input rows [y, end) for the channels of `panels` (all of them without expansion). cold: the weight is
-// read for the first time.
-void expand_rows(const Block& b, int64_t image, Range panels, Range vectors, int64_t y, int64_t end, bool cold,
-                 float* slab) {
-  const DepthwiseConv2dParams& d = b.d;
-  for (int64_t row = y; row < end; ++row) {
-    if (row >= 0 && row < d.height) continue;
-    for (int64_t v = 0; v < vectors.size(); ++v) {
-      float* out = slab + v * b.slab_plane + b.slot_offset(row) + d.pad_left * kW;
-      std::fill(out, out + d.width * kW, 0.f);
-    }
+// Slab offsets of the pixels of input rows [y, end), all inside the image.
+const int32_t* pixel_offsets(const Block& b, int64_t y, int64_t end) {
+  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * (end - y) * b.d.width));
+  for (int64_t row = y, m = 0; row < end; ++row) {
+    const int64_t base = b.slot_offset(row) + b.d.pad_left * kW;
+    for (int64_t x = 0; x < b.d.width; ++x, ++m) offsets[m] = static_cast<int32_t>(base + x * kW);
   }
-  const int64_t first = std::max<int64_t>(y, 0), last = std::min(end, d.height);
-  if (first >= last) return;
-  if (b.p.expand_packed == nullptr) {
-    for (int64_t row = first; row < last; ++row) copy_row(b, image, vectors, row, slab);
-    return;
-  }
-  const int64_t pixels = (last - first) * d.width;
-  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * pixels));
-  for (int64_t row = first, m = 0; row < last; ++row) {
-    const int64_t base = b.slot_offset(row) + d.pad_left * kW;
-    for (int64_t x = 0; x < d.width; ++x, ++m) offsets[m] = static_cast<int32_t>(base + x * kW);
-  }
-  const int64_t in = b.p.in_channels;
-  const GemmA a{d.input + (image * d.height + first) * d.width * in, in, in, 0, in};
-  const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
-  gemm(a, b.p.expand_packed + kPackedHeader, b.expand_panels, pixels, c, {b.p.expand_activation, nullptr, 0},
-       panels.begin, panels.end, cold);
+  return offsets;
 }
 
-// Output rows [y, y + rows) of the depthwise convolution into planes `plane` floats apart.
-void depthwise_rows(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows, const float* slab, float* out,
-                    int64_t plane) {
-  const DepthwiseConv2dParams& d = b.d;
-  const int64_t weights = kW * (1 + d.kernel_height * d.kernel_width);
-  const float* packed = d.packed + kPackedHeader + vectors.begin * weights;
-  if (b.reads_input) {
-    auto** pointers = static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t i = 0; i < d.kernel_height; ++i) {
-        const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
-        const bool inside = in_y >= 0 && in_y < d.height;
-        pointers[i] =
-            inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW : nullptr;
-      }
-      const DepthwiseRow row{pointers, -d.pad_left, d.width, d.channels, d.out_width, kW};
-      depthwise_row(b.kernel, packed, row, vectors.size(), out + r * d.out_width * kW, plane);
+// Zeroes the slots of those of input rows [y, end) that are padding.
+void clear_rows(const Block& b, int64_t vectors, int64_t y, int64_t end, float* slab) {
+  for (int64_t row = y; row < end; ++row) {
+    if (row >= 0 && row < b.d.height) continue;
+    for (int64_t v = 0; v < vectors; ++v) {
+      float* out = slab + v * b.slab_plane + b.slot_offset(row) + b.d.pad_left * kW;
+      std::fill(out, out + b.d.width * kW, 0.f);
     }
+  }
+}
+
+// Fills the slots of input rows [y, end), all inside the image, for the channels of one panel, whose slab planes begin at
+// `slab`. cold: the weight is read for the first time.
+void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, int64_t y, int64_t end,
+                  const int32_t* offsets, bool cold, float* slab) {
+  const DepthwiseConv2dParams& d = b.d;
+  if (b.p.expand_packed == nullptr) {
+    for (int64_t row = y; row < end; ++row) copy_row(b, image, vectors, row, slab);
     return;
   }
-  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * rows * d.kernel_height));
+  const int64_t in = b.p.in_channels;
+  const GemmA a{d.input + (image * d.height + y) * d.width * in, in, in, 0, in};
+  const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
+  gemm(a, b.p.expand_packed + kPackedHeader, b.expand_panels, (end - y) * d.width, c,
+       {b.p.expand_activation, nullptr, 0}, panel, panel + 1, cold);
+}
+
+// Output rows [y, y + rows) of the depthwise convolution straight from the input.
+void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows, float* out,
+                          int64_t plane) {
+  const DepthwiseConv2dParams& d = b.d;
+  const float* packed = d.packed + kPackedHeader + vectors.begin * b.weights_per_vector;
+  auto** pointers = static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < d.kernel_height; ++i) {
+      const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
+      const bool inside = in_y >= 0 && in_y < d.height;
+      pointers[i] = inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW : nullptr;
+    }
+    const DepthwiseRow row{pointers, -d.pad_left, d.width, d.channels, d.out_width, kW};
+    depthwise_row(b.kernel, packed, row, vectors.size(), out + r * d.out_width * kW, plane);
+  }
+}
+
+// Slab offsets of the input rows under each kernel row of output rows [y, y + rows).
+const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
+  const DepthwiseConv2dParams& d = b.d;
+  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kRows, sizeof(int32_t) * rows * d.kernel_height));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < d.kernel_height; ++i) {
       const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
       offsets[r * d.kernel_height + i] = static_cast<int32_t>(b.slot_offset(in_y));
     }
   }
-  for (int64_t v = 0; v < vectors.size(); ++v) {
-    depthwise_plane(b.kernel, packed + v * weights, slab + v * b.slab_plane, offsets, out + v * plane, rows,
-                    d.out_width);
-  }
+  return offsets;
 }
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
@@ -148,27 +152,43 @@ void project(const Block& b, int64_t image, Range pixels, const float* planes, i
        cold);
 }
 
-// Output rows `rows` step by step: expand what is new, then the depthwise convolution into out + (y - rows.begin) * out_row;
-// done(y, count) follows each step.
+// Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is convolved while it is in
+// L1: expand what is new, then the depthwise convolution into out + (y - rows.begin) * out_row. done(y, count) ends a step.
 template <class Done>
-void run_steps(const Block& b, int64_t image, Range panels, Range vectors, Range rows, float* out, int64_t plane,
-               int64_t out_row, const Done& done) {
+void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* out, int64_t plane, int64_t out_row,
+               const Done& done) {
   const DepthwiseConv2dParams& d = b.d;
+  const Range all{b.expand_panels.first_vector(panels.begin), b.expand_panels.first_vector(panels.end)};
   float* slab = nullptr;
   if (!b.reads_input) {
-    slab = scratch_floats(Scratch::kSlab, vectors.size() * b.slab_plane);
-    clear_sides(b, vectors.size(), slab);
+    slab = scratch_floats(Scratch::kSlab, all.size() * b.slab_plane);
+    clear_sides(b, all.size(), slab);
   }
   int64_t next = rows.begin * d.stride_height - d.pad_top;
   for (int64_t y = rows.begin; y < rows.end; y += b.rows_per_step) {
     const int64_t count = std::min(b.rows_per_step, rows.end - y);
-    if (!b.reads_input) {
-      const int64_t first = y * d.stride_height - d.pad_top;
-      const int64_t end = first + ring_rows(d, count);
-      expand_rows(b, image, panels, vectors, std::max(next, first), end, y == rows.begin, slab);
-      next = end;
+    float* step_out = out + (y - rows.begin) * out_row;
+    if (b.reads_input) {
+      depthwise_from_input(b, image, all, y, count, step_out, plane);
+      done(y, count);
+      continue;
     }
-    depthwise_rows(b, image, vectors, y, count, slab, out + (y - rows.begin) * out_row, plane);
+    const int64_t begin = std::max(next, y * d.stride_height - d.pad_top);
+    next = y * d.stride_height - d.pad_top + ring_rows(d, count);
+    clear_rows(b, all.size(), begin, next, slab);
+    const int64_t first = std::max<int64_t>(begin, 0), last = std::min(next, d.height);
+    const bool expands = first < last;
+    const int32_t* pixels = expands ? pixel_offsets(b, first, last) : nullptr;
+    const int32_t* inputs = row_offsets(b, y, count);
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
+      float* panel_slab = slab + (vectors.begin - all.begin) * b.slab_plane;
+      if (expands) expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
+      for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
+        depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab, inputs,
+                        step_out + (v - all.begin) * plane, count, d.out_width);
+      }
+    }
     done(y, count);
   }
 }
@@ -176,9 +196,8 @@ void run_steps(const Block& b, int64_t image, Range panels, Range vectors, Range
 // First schedule: all channels of a band of output rows, projected step by step.
 void ring_band(const Block& b, int64_t image, Range rows) {
   const int64_t plane = plane_stride(b.rows_per_step * b.d.out_width * kW);
-  const Range vectors{0, vectors_of(b.d.channels)};
-  float* tile = scratch_floats(Scratch::kTile, vectors.end * plane);
-  run_steps(b, image, {0, b.expand_panels.count}, vectors, rows, tile, plane, 0, [&](int64_t y, int64_t count) {
+  float* tile = scratch_floats(Scratch::kTile, vectors_of(b.d.channels) * plane);
+  run_steps(b, image, {0, b.expand_panels.count}, rows, tile, plane, 0, [&](int64_t y, int64_t count) {
     project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane, {0, b.project_panels.count},
             y == rows.begin);
   });
@@ -188,7 +207,7 @@ void ring_band(const Block& b, int64_t image, Range rows) {
 void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t plane, float* sums) {
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
-    run_steps(b, image, {p, p + 1}, vectors, {0, b.d.out_height}, planes + vectors.begin * plane, plane,
+    run_steps(b, image, {p, p + 1}, {0, b.d.out_height}, planes + vectors.begin * plane, plane,
               b.d.out_width * kW, [](int64_t, int64_t) {});
     if (sums == nullptr) continue;
     for (int64_t v = vectors.begin; v < vectors.end; ++v) {

@@ -17,7 +17,7 @@ InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int
   const int64_t row_floats = d.width + 2 * d.pad_left;
   const bool expands = p.expand_packed != nullptr;
   // Weights are read once per step: enough pixels a step to make that cheap.
-  constexpr int64_t kPixelsPerStep = 48;
+  constexpr int64_t kPixelsPerStep = 100;
   const int64_t rows = std::clamp<int64_t>((kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width), 1,
                                            std::max<int64_t>(1, d.out_height));
   const int64_t weights = mid * ((expands ? p.in_channels : 0) + d.kernel_height * d.kernel_width + p.out_channels);

@@ -12,8 +12,9 @@ enum class Scratch : int {
   kTable = 2,  // offsets of one thread
   kShared = 3, // depthwise output that all threads of an op write
   kSums = 4,   // channel sums and gates
+  kRows = 5,   // offsets of rows of one thread
 };
-constexpr int kScratchCount = 5;
+constexpr int kScratchCount = 6;
 
 // At least `bytes` bytes, 64-byte aligned, of the calling thread's buffer. Throws std::bad_alloc.
 void* scratch(Scratch purpose, std::size_t bytes);
