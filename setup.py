@@ -27,7 +27,7 @@ class CMakeBuild(build_ext):
         kind = f"{'ninja' if ninja else 'make'}-{'debug' if debug else 'release'}"
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}-{kind}"
         nvcc = choose_nvcc(torch)
-        # All of them each time: what an isolated build left in CMake's cache is gone at the next one.
+        # All of them each time: paths of an isolated build, left in CMake's cache, are gone by now.
         settings = {
             "CMAKE_BUILD_TYPE": "Debug" if debug else "Release",
             "FASTCONV_VERSION": self.distribution.get_version(),
