@@ -10,7 +10,6 @@ import fastconv
 from fastconv import _library, backend
 
 ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}
-NATIVE = [f"native-{name}" for name in ISA_LEVELS]
 
 
 def usable_levels() -> list[str]:
@@ -27,20 +26,16 @@ LEVELS = usable_levels() if _library.is_loaded() else []
 
 @contextlib.contextmanager
 def running_on(name: str) -> Iterator[str]:
+    """Runs calls on "reference", "native", or "native-<instruction set>"."""
     kind, _, level = name.partition("-")
     if kind == "native" and not LEVELS:
         pytest.skip(f"no native ops: {_library.load_error()}")
-    if level and level not in LEVELS:
-        pytest.skip(f"this CPU has no {level}")
-    with fastconv.use_backend(kind):
-        if level:
-            with backend.use_isa(ISA_LEVELS[level]):
-                yield name
-        else:
-            yield name
+    isa = backend.use_isa(ISA_LEVELS[level]) if level else contextlib.nullcontext()
+    with fastconv.use_backend(kind), isa:
+        yield name
 
 
-@pytest.fixture(params=["reference", *NATIVE])
+@pytest.fixture(params=["reference", *(f"native-{level}" for level in LEVELS or ["scalar"])])
 def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The reference, and the native ops with each instruction set that this CPU has."""
     with running_on(request.param) as name:
