@@ -7,23 +7,31 @@ namespace fastconv {
 
 struct Threads {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
-  // Splits [0, tasks) among the threads; returns when every task has run. May run all of it on the calling thread.
-  using Run = void (*)(int64_t tasks, Body body, void* context);
+  // Splits [0, workers) among the threads; returns when all have run. May run all of it on the calling thread.
+  using Run = void (*)(int64_t workers, Body body, void* context);
 
   int64_t count;
   Run run;
 
+  // Tasks are handed out one by one: a thread that the system holds up does not hold up the others.
   template <class F>
   void parallel(int64_t tasks, const F& task) const {
-    if (tasks == 0) return;
-    if (tasks == 1 || count == 1) {
+    if (tasks <= 1 || count == 1) {
       for (int64_t i = 0; i < tasks; ++i) task(i);
       return;
     }
+    struct Shared {
+      const F& task;
+      int64_t tasks;
+      int64_t next;
+    } shared{task, tasks, 0};
     const Body body = [](void* context, int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) (*static_cast<const F*>(context))(i);
+      auto& s = *static_cast<Shared*>(context);
+      for (; begin < end; ++begin) {
+        for (int64_t i; (i = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;) s.task(i);
+      }
     };
-    run(tasks, body, const_cast<void*>(static_cast<const void*>(&task)));
+    run(tasks < count ? tasks : count, body, &shared);
   }
 };
 

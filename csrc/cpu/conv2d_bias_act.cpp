@@ -41,43 +41,33 @@ void load_row(const Conv2dBiasActParams& p, int64_t n, int64_t y, int64_t row_fl
   }
 }
 
-// Output rows [begin, end) of image n.
-void band(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t begin, int64_t end) {
+// Output rows [y, y + count) of image n, count <= kRowsPerStep.
+void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t y, int64_t count) {
   const int64_t channels = p.in_channels, out = p.out_channels;
   const int64_t width = std::max(p.pad_left + p.width, (p.out_width - 1) * p.stride_width + p.kernel_width);
   const int64_t row_floats = width * channels;
-  const int64_t step_rows = (kRowsPerStep - 1) * p.stride_height + p.kernel_height;
-  float* rows = scratch_floats(Scratch::kSlab, step_rows * row_floats);
-  for (int64_t y = begin; y < end; y += kRowsPerStep) {
-    const int64_t count = std::min(kRowsPerStep, end - y);
-    const int64_t first = y * p.stride_height - p.pad_top;
-    const int64_t needed = (count - 1) * p.stride_height + p.kernel_height;
-    for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_floats, rows + r * row_floats);
-    for (int64_t r = 0; r < count; ++r) {
-      const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels, p.kernel_width * channels,
-                    row_floats, p.kernel_height * p.kernel_width * channels};
-      const GemmC c{p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
-      gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count,
-           /*cold_weight=*/false);
-    }
+  const int64_t first = y * p.stride_height - p.pad_top;
+  const int64_t needed = (count - 1) * p.stride_height + p.kernel_height;
+  float* rows = scratch_floats(Scratch::kSlab, needed * row_floats);
+  for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_floats, rows + r * row_floats);
+  for (int64_t r = 0; r < count; ++r) {
+    const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels, p.kernel_width * channels,
+                  row_floats, p.kernel_height * p.kernel_width * channels};
+    const GemmC c{p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
+    gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count,
+         /*cold_weight=*/false);
   }
 }
 
 }  // namespace
 
 void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads) {
-  const int64_t total = p.batch * p.out_height;
-  if (total == 0 || p.out_width == 0) return;
+  if (p.batch == 0 || p.out_height == 0 || p.out_width == 0) return;
   const Panels panels(p.out_channels);
-  const int64_t parts = std::min(threads.count, total);
-  threads.parallel(parts, [&](int64_t i) {
-    const Share share(total, parts, i);
-    for (int64_t row = share.begin; row < share.end;) {
-      const int64_t n = row / p.out_height, y = row % p.out_height;
-      const int64_t end = std::min(p.out_height, y + share.end - row);
-      band(p, panels, n, y, end);
-      row += end - y;
-    }
+  const int64_t steps = (p.out_height + kRowsPerStep - 1) / kRowsPerStep;
+  threads.parallel(p.batch * steps, [&](int64_t task) {
+    const int64_t y = task % steps * kRowsPerStep;
+    rows_of_step(p, panels, task / steps, y, std::min(kRowsPerStep, p.out_height - y));
   });
 }
 

@@ -51,7 +51,8 @@ void depthwise_conv2d(const DepthwiseConv2dParams& p, const Threads& threads) {
   const int64_t rows = p.batch * p.out_height;
   if (rows == 0 || p.out_width == 0) return;
   const DepthwiseKernel kernel{p.kernel_height, p.kernel_width, p.stride_width, p.dilation_width, p.activation};
-  const int64_t parts = std::min(threads.count, rows);
+  constexpr int64_t kTasksPerThread = 4;
+  const int64_t parts = std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, rows);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(rows, parts, i);
     for (int64_t r = share.begin; r < share.end; ++r) output_row(p, kernel, r);

@@ -234,7 +234,10 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
   float* gates = gated ? sums + vectors * kW : nullptr;
 
-  const int64_t chunks = std::min(threads.count, b.expand_panels.count);
+  // A few panels a task: enough tasks for uneven threads, and neighbours in memory stay together.
+  constexpr int64_t kTasksPerThread = 4;
+  const int64_t tasks_wanted = threads.count == 1 ? 1 : kTasksPerThread * threads.count;
+  const int64_t chunks = std::min(tasks_wanted, b.expand_panels.count);
   threads.parallel(chunks, [&](int64_t i) {
     const Share share(b.expand_panels.count, chunks, i);
     chunk(b, image, {share.begin, share.end}, planes, plane, sums);
@@ -245,14 +248,14 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   constexpr int64_t kBlockFloats = 40 * 1024, kMinPixels = 12;
   const int64_t pixels = b.out_pixels();
   const int64_t by_cache = (pixels * vectors * kW + kBlockFloats - 1) / kBlockFloats;
-  int64_t blocks = std::max<int64_t>(1, std::min(std::max(by_cache, threads.count), pixels / kMinPixels));
+  const int64_t blocks_wanted = threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
+  int64_t blocks = std::max<int64_t>(1, std::min(blocks_wanted, pixels / kMinPixels));
   if (blocks >= threads.count) {
-    blocks = (blocks + threads.count - 1) / threads.count * threads.count;
     threads.parallel(blocks, [&](int64_t i) {
       const Share share(pixels, blocks, i);
       if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
       project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane, {0, b.project_panels.count},
-              /*cold=*/i == 0);
+              /*cold=*/i < threads.count);
     });
   } else {
     if (gated) scale_planes(b, {0, pixels}, gates, planes, plane);
@@ -273,16 +276,13 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   const Block b(p, plan.rows_per_step);
   const Threads alone{1, nullptr};
 
-  // Whole images first, one a thread; the images that are left are shared.
+  // Whole images first, a thread each; the images that are left are shared.
   const int64_t rounds = d.batch / threads.count, whole = threads.count == 1 ? d.batch : rounds * threads.count;
-  threads.parallel(std::min(whole, threads.count), [&](int64_t i) {
-    const Share share(whole, std::min(whole, threads.count), i);
-    for (int64_t n = share.begin; n < share.end; ++n) {
-      if (plan.ring) {
-        ring_band(b, n, {0, d.out_height});
-      } else {
-        chunked_image(b, n, alone);
-      }
+  threads.parallel(whole, [&](int64_t n) {
+    if (plan.ring) {
+      ring_band(b, n, {0, d.out_height});
+    } else {
+      chunked_image(b, n, alone);
     }
   });
   for (int64_t n = whole; n < d.batch; ++n) {

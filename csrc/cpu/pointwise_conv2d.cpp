@@ -67,16 +67,14 @@ void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads) {
     });
     return;
   }
-  // Equal blocks, a multiple of the thread count where one run is all there is.
+  // Equal blocks; where one run is all there is, some for each thread.
   int64_t blocks = blocks_per_run;
-  if (runs.count == 1) blocks = (blocks + threads.count - 1) / threads.count * threads.count;
-  const int64_t tasks = runs.count * blocks, parts = std::min(tasks, threads.count);
-  threads.parallel(parts, [&](int64_t i) {
-    const Share share(tasks, parts, i);
-    for (int64_t t = share.begin; t < share.end; ++t) {
-      const Share pixels(runs.pixels, blocks, t % blocks);
-      run_pixels(p, panels, t / blocks, runs.pixels, pixels.begin, pixels.end, 0, panels.count);
-    }
+  if (runs.count == 1 && threads.count > 1) {
+    blocks = std::max<int64_t>(1, std::max(blocks, std::min(2 * threads.count, total / kMinPixels)));
+  }
+  threads.parallel(runs.count * blocks, [&](int64_t task) {
+    const Share pixels(runs.pixels, blocks, task % blocks);
+    run_pixels(p, panels, task / blocks, runs.pixels, pixels.begin, pixels.end, 0, panels.count);
   });
 }
 
