@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import Conv2dNormAct, InvertedResidual, Linear
+from ..nn._fused import FusedModule, Run
 from ._weights import Weights, load_published
 
 # As torchvision publishes them, with ImageNet accuracies of 71.878 % and 72.154 %.
@@ -28,7 +30,7 @@ _SETTING = (
 )
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(FusedModule):
     """MobileNetV2 with torchvision's arguments, initialization and state_dict keys.
 
     In eval mode, where no gradient is wanted, it is 20 native ops: the stem, one for each block,
@@ -90,6 +92,37 @@ class MobileNetV2(nn.Module):
             _initialize(module)
 
     def forward(self, input: Tensor) -> Tensor:
+        # A graph is compiled from the layers: the network's own form exists only packed.
+        run = None if torch.compiler.is_compiling() else self._native_run(input, "network")
+        return self._plain_forward(input) if run is None else run(input)
+
+    def _fuse(self, kind: str, pack: bool) -> Run | None:
+        """The native ops of all layers in a row: one check of the weights for the whole network."""
+        if any(module.training for module in self.modules()):
+            return None
+        for part in (self.features, self.classifier):
+            if type(part) is not nn.Sequential:
+                return None
+        every = (*self.features, *self.classifier)
+        layers = [layer for layer in every if type(layer) is not nn.Dropout]
+        if len(self.features) + 1 != len(layers) or not isinstance(layers[-2], Conv2dNormAct):
+            return None
+        runs: list[Run] = []
+        for layer in layers:
+            kind = "pooled" if layer is layers[-2] else "forward"
+            layer_run = layer.packed_run(kind) if isinstance(layer, FusedModule) else None
+            if layer_run is None:
+                return None
+            runs.append(layer_run)
+
+        def run(x: Tensor) -> Tensor:
+            for layer_run in runs:
+                x = layer_run(x)
+            return x
+
+        return run
+
+    def _plain_forward(self, input: Tensor) -> Tensor:
         *body, head = self.features
         hooked = self.features._forward_hooks or self.features._forward_pre_hooks
         if hooked or not isinstance(head, Conv2dNormAct):

@@ -25,6 +25,7 @@ _version = torch._C.TensorBase._version.__get__  # type: ignore[attr-defined]
 _data_ptr = Tensor.data_ptr
 _convolution_config = itemgetter("stride", "padding", "dilation", "groups")
 _norm_config = itemgetter("training", "eps")
+_is_training = itemgetter("training")
 
 
 class FusedModule(nn.Module):
@@ -55,14 +56,23 @@ class FusedModule(nn.Module):
             return None
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
             return None if _is_hooked(self) else self._fuse(kind, False)
+        fused = self._current_fused(kind)
+        return None if fused.run is None or fused.is_hooked() else fused.run
+
+    def _current_fused(self, kind: str) -> "_Fused":
+        """The packed native form, from the cache if that is still what the module is."""
         cache = self.__dict__.get(_CACHE)
         if cache is None:
             cache = self.__dict__[_CACHE] = {}
-        fused = cache.get(kind)
+        fused: _Fused | None = cache.get(kind)
         if fused is None or not fused.is_current():
             with torch.no_grad():
                 fused = cache[kind] = _Fused(self, self._fuse(kind, True))
-        return None if fused.run is None or fused.is_hooked() else fused.run
+        return fused
+
+    def packed_run(self, kind: str = "forward") -> Run | None:
+        """The packed native form for a caller that checks the whole of its modules itself."""
+        return None if self.training else self._current_fused(kind).run
 
     def _wants_gradient(self, input: Tensor) -> bool:
         return input.requires_grad or any(p.requires_grad for p in self.parameters())
@@ -121,6 +131,9 @@ class _Fused:
         self.convolutions_then = list(map(_convolution_config, self.convolutions))
         self.norms = [m.__dict__ for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.norms_then = list(map(_norm_config, self.norms))
+        self.dropouts = [
+            m.__dict__ for m in modules if isinstance(m, nn.modules.dropout._DropoutNd)
+        ]
         self.isa_generation = backend.isa_generation
 
     def is_current(self) -> bool:
@@ -133,6 +146,7 @@ class _Fused:
                 and list(map(_norm_config, self.norms)) == self.norms_then
                 and list(map(_convolution_config, self.convolutions)) == self.convolutions_then
                 and self.children == self.children_then
+                and not any(map(_is_training, self.dropouts))
                 and self.isa_generation == backend.isa_generation
             )
         except KeyError:  # a parameter is gone, as when a parametrization replaces it

@@ -26,6 +26,14 @@ class Stage(NamedTuple):
     dilation: tuple[int, int]
     groups: int
     activation: int
+    source: Tensor  # the convolution's own weight, before the fold
+
+    def operands(self, pack: bool) -> tuple[Tensor, Tensor | None]:
+        """What a native op is given: beside packed weights it looks only at the weight's shape.
+
+        The folded weight and bias are then not kept.
+        """
+        return (self.source, None) if pack else (self.weight, self.bias)
 
     @property
     def is_pointwise(self) -> bool:
@@ -45,7 +53,8 @@ def read_stage(
     padding = _padding(convolution)
     if name is None or padding is None or not isinstance(convolution, nn.Conv2d):
         return None
-    weight, bias = convolution.weight, convolution.bias
+    source, bias = convolution.weight, convolution.bias
+    weight: Tensor = source
     if not are_native(weight, bias):
         return None
     if norm is not None and type(norm) is not nn.Identity:
@@ -56,7 +65,7 @@ def read_stage(
             return None
         weight, bias = fold_batch_norm(weight, bias, mean, var, gamma, beta, norm.eps)
     stride, dilation = _two(convolution.stride), _two(convolution.dilation)
-    return Stage(weight, bias, stride, padding, dilation, convolution.groups, CODES[name])
+    return Stage(weight, bias, stride, padding, dilation, convolution.groups, CODES[name], source)
 
 
 def read_sequence(modules: nn.Module | None) -> Stage | None:
@@ -85,17 +94,23 @@ def run_convolution(stage: Stage | None, pack: bool) -> Run | None:
     """The native op for one convolution, if there is one."""
     if stage is None:
         return None
-    weight, bias, stride, padding, dilation, groups, activation = stage
+    stride, padding, dilation, activation = (
+        stage.stride,
+        stage.padding,
+        stage.dilation,
+        stage.activation,
+    )
+    weight, bias = stage.operands(pack)
     if stage.is_pointwise:
-        packed = pack_pointwise(weight, bias) if pack else None
+        packed = pack_pointwise(stage.weight, stage.bias) if pack else None
         return lambda x: POINTWISE.infer(x, weight, bias, stride, activation, None, None, packed)
     if stage.is_depthwise:
-        packed = pack_depthwise(weight, bias) if pack else None
+        packed = pack_depthwise(stage.weight, stage.bias) if pack else None
         return lambda x: DEPTHWISE.infer(
             x, weight, bias, stride, padding, dilation, activation, packed
         )
-    if groups == 1 and dilation == (1, 1) and weight.shape[1] <= _STEM_CHANNELS:
-        packed = pack_pointwise(weight, bias) if pack else None
+    if stage.groups == 1 and dilation == (1, 1) and weight.shape[1] <= _STEM_CHANNELS:
+        packed = pack_pointwise(stage.weight, stage.bias) if pack else None
         return lambda x: CONV2D_BIAS_ACT.infer(x, weight, bias, stride, padding, activation, packed)
     return None
 
@@ -104,8 +119,9 @@ def run_pooled(stage: Stage | None, pack: bool) -> Run | None:
     """The native op for one 1x1 convolution and a global average pooling."""
     if stage is None or not stage.is_pointwise or stage.stride != (1, 1):
         return None
-    weight, bias, activation = stage.weight, stage.bias, stage.activation
-    packed = pack_pointwise(weight, bias) if pack else None
+    weight, bias = stage.operands(pack)
+    activation = stage.activation
+    packed = pack_pointwise(stage.weight, stage.bias) if pack else None
     return lambda x: POOL.infer(x, weight, bias, activation, packed)
 
 

@@ -83,8 +83,10 @@ def run_separable(
         return None
     if not depthwise.is_depthwise or not pointwise.is_pointwise or pointwise.stride != (1, 1):
         return None
-    weights = (depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias)
+    packed = None
+    if pack:
+        packed = pack_separable(depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias)
+    weights = (*depthwise.operands(pack), *pointwise.operands(pack))
     rest = (depthwise.stride, depthwise.padding, depthwise.dilation, depthwise.activation)
     activation = pointwise.activation
-    packed = pack_separable(*weights) if pack else None
     return lambda x: OPS.infer(x, *weights, *rest, activation, x if residual else None, packed)

@@ -112,15 +112,15 @@ def run_inverted_residual(
         return None
     if expand is not None and expand.activation != activation:
         return None
-    weights = (
-        None if expand is None else expand.weight,
-        None if expand is None else expand.bias,
-        depthwise.weight,
-        depthwise.bias,
-        project.weight,
-        project.bias,
-    )
+    stages = (expand, depthwise, project)
+    packed = None
+    if pack:
+        packed = pack_inverted_residual(*_flat([s and (s.weight, s.bias) for s in stages]))
+    weights = _flat([s and s.operands(pack) for s in stages])
     rest: tuple[Any, ...] = (depthwise.stride, depthwise.padding, depthwise.dilation, activation)
     rest += ((), CODES["none"], CODES["sigmoid"]) if excite is None else excite
-    packed = pack_inverted_residual(*weights) if pack else None
     return lambda x: OPS.infer(x, *weights, *rest, x if residual else None, packed)
+
+
+def _flat(pairs: list[tuple[Tensor, Tensor | None] | None]) -> tuple[Any, ...]:
+    return tuple(tensor for pair in pairs for tensor in pair or (None, None))
