@@ -68,20 +68,21 @@ def main() -> None:
         parser.error("--quick needs --output: its times mean little")
     readme = machine.ROOT / "README.md"
     if arguments.render:
-        path = table.results_path(readme.read_text())
-        if path is None:
+        shown = table.results_path(readme.read_text())
+        if shown is None:
             parser.error("README.md shows no results yet")
-        results = json.loads((machine.ROOT / path).read_text())
-        plot.draw(results, (machine.ROOT / path).with_suffix(".svg"))
+        path = machine.ROOT / shown
+        results = json.loads(path.read_text())
+        plot.draw(results, path.with_suffix(".svg"))
     else:
         results = measure_all(arguments.quick)
         path = write(results, arguments.output or machine.ROOT / RESULTS)
-        if arguments.output is not None:
-            print(f"wrote {path}\n\n{table.render(results, path.as_posix())}")
-            return
-        path = path.relative_to(machine.ROOT)
-    readme.write_text(table.updated(readme.read_text(), results, path.as_posix()))
-    print(f"wrote {path} and README.md")
+    if arguments.output is not None:
+        print(f"wrote {path}\n\n{table.render(results, path.as_posix())}")
+        return
+    relative = path.relative_to(machine.ROOT).as_posix()
+    readme.write_text(table.updated(readme.read_text(), results, relative))
+    print(f"wrote {relative} and README.md")
 
 
 if __name__ == "__main__":

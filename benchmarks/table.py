@@ -96,8 +96,9 @@ def _networks(networks: list[dict[str, Any]]) -> str:
         name, threads = entry["id"].split("-b")[0], entry["threads"]
         label = f"{name}, batch {entry['batch']}, {threads} thread{'s' * (threads > 1)}"
         times = [_number(best(rows, names)) for names in COLUMNS.values()]
-        ratio = _number(entry["ratio_to_fastest_runtime"], 2)
-        body.append([label, *times, ratio, _number(rows["fastconv"]["percent_of_peak"])])
+        ratio = entry["ratio_to_fastest_runtime"]
+        shown = "-" if ratio is None else f"{ratio:.2f}"
+        body.append([label, *times, shown, _number(rows["fastconv"]["percent_of_peak"])])
     return _grid(header, body)
 
 
