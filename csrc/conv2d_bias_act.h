@@ -1,4 +1,5 @@
-// output = activation(conv2d(input) + bias), dense kernel, groups 1, dilation 1. The stem of a network.
+// output = activation(conv2d(input) + bias), dense kernel, groups 1, dilation 1. The stem of a
+// network.
 #pragma once
 
 #include <cstdint>
@@ -14,10 +15,10 @@ struct Conv2dBiasActParams {
   int64_t stride_height, stride_width;
   int64_t pad_top, pad_left;
   Activation activation;
-  const float* input;                                                  // any strides
-  int64_t batch_stride, channel_stride, row_stride, column_stride;     // of the input, in floats
-  const float* packed;                                                 // pack_pointwise's result
-  float* output;                                                       // [N, OH, OW, K]
+  const float* input;                                               // any strides
+  int64_t batch_stride, channel_stride, row_stride, column_stride;  // of the input, in floats
+  const float* packed;                                              // pack_pointwise's result
+  float* output;                                                    // [N, OH, OW, K]
 };
 
 }  // namespace fastconv

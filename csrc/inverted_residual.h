@@ -1,5 +1,6 @@
-// output = project(gate * activation(depthwise(activation(expand(input))))) + residual. All tensors dense NHWC.
-// Without `expand` the depthwise convolution reads the input: that is the depthwise-separable convolution.
+// output = project(gate * activation(depthwise(activation(expand(input))))) + residual. All tensors
+// dense NHWC. Without `expand` the depthwise convolution reads the input: that is the
+// depthwise-separable convolution.
 #pragma once
 
 #include "depthwise_conv2d.h"
@@ -16,10 +17,11 @@ struct SqueezeExciteParams {
 };
 
 struct InvertedResidualParams {
-  DepthwiseConv2dParams depthwise;  // input, output: those of the block; channels: the expanded ones
+  DepthwiseConv2dParams
+      depthwise;  // input, output: those of the block; channels: the expanded ones
   int64_t in_channels, out_channels;
   Activation expand_activation, project_activation;
-  const float* expand_packed;   // or null
+  const float* expand_packed;  // or null
   const float* project_packed;
   SqueezeExciteParams squeeze_excite;
   const float* residual;  // [N, OH, OW, K] or null

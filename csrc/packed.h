@@ -1,5 +1,6 @@
-// Packed weights: what pack_pointwise and pack_depthwise return and the ops take. A 64-byte header says what follows and
-// for which instruction set, so that a kernel never reads weights laid out for another level or another shape.
+// Packed weights: what pack_pointwise and pack_depthwise return and the ops take. A 64-byte header
+// says what follows and for which instruction set, so that a kernel never reads weights laid out
+// for another level or another shape.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ struct PackedHeader {
   int64_t depth;     // inputs per output: C * KH * KW, or KH * KW for depthwise
   int64_t padding[4];
 };
-static_assert(sizeof(PackedHeader) == kPackedHeader * sizeof(float), "the header is one cache line");
+static_assert(sizeof(PackedHeader) == kPackedHeader * sizeof(float),
+              "the header is one cache line");
 
 constexpr int32_t kPackedMagic = 0x46435031;
 

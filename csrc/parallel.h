@@ -1,4 +1,5 @@
-// How a kernel runs in parallel without knowing whose threads they are: the Torch half passes torch's pool, a test its own.
+// How a kernel runs in parallel without knowing whose threads they are: the Torch half passes
+// torch's pool, a test its own.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +8,8 @@ namespace fastconv {
 
 struct Threads {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
-  // Splits [0, workers) among the threads; returns when all have run. May run all of it on the calling thread.
+  // Splits [0, workers) among the threads; returns when all have run. May run all of it on the
+  // calling thread.
   using Run = void (*)(int64_t workers, Body body, void* context);
 
   int64_t count;
@@ -28,7 +30,8 @@ struct Threads {
     const Body body = [](void* context, int64_t begin, int64_t end) {
       auto& s = *static_cast<Shared*>(context);
       for (; begin < end; ++begin) {
-        for (int64_t i; (i = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;) s.task(i);
+        for (int64_t i; (i = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;)
+          s.task(i);
       }
     };
     run(tasks < count ? tasks : count, body, &shared);
@@ -37,7 +40,8 @@ struct Threads {
 
 // [begin, end) of part `index` when `total` is dealt to `parts` as equally as possible.
 struct Share {
-  // Inlined everywhere, like all that kernels of several instruction sets share: a merged copy could hold AVX-512.
+  // Inlined everywhere, like all that kernels of several instruction sets share: a merged copy
+  // could hold AVX-512.
   __attribute__((always_inline)) Share(int64_t total, int64_t parts, int64_t index)
       : begin(total * index / parts), end(total * (index + 1) / parts) {}
   int64_t begin, end;

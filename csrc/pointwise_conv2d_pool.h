@@ -1,4 +1,5 @@
-// output[n, k] = mean over H, W of activation(conv1x1(input) + bias): the head of a network, its map never stored.
+// output[n, k] = mean over H, W of activation(conv1x1(input) + bias): the head of a network, its
+// map never stored.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
-// The table of contents of the library. Every op exists twice with one schema: `x` gets its derivative in Python; `x_infer`
-// has none, and with it none of the cost of looking for one. padding: top, bottom, left, right. packed: the weights as
-// pack_pointwise and pack_depthwise return them, one after the other; without it the op packs for the call.
+// The table of contents of the library. Every op exists twice with one schema: `x` gets its
+// derivative in Python; `x_infer` has none, and with it none of the cost of looking for one.
+// padding: top, bottom, left, right. packed: the weights as pack_pointwise and pack_depthwise
+// return them, one after the other; without it the op packs for the call.
 #include <string>
 
 #include "ops/check.h"
@@ -9,14 +10,16 @@ namespace fastconv {
 namespace {
 
 void define(torch::stable::detail::StableLibrary& m, const char* name, const char* arguments) {
-  for (const char* suffix : {"", "_infer"}) m.def((std::string(name) + suffix + arguments + " -> Tensor").c_str());
+  for (const char* suffix : {"", "_infer"})
+    m.def((std::string(name) + suffix + arguments + " -> Tensor").c_str());
 }
 
 int64_t isa(int64_t level) {
   if (level >= 0) {
     const bool known = level <= static_cast<int64_t>(Isa::kAvx512);
     FASTCONV_CHECK(known && select_isa(static_cast<Isa>(level)), "isa", "level",
-                   text("be -1 or a level that this CPU and this build have: ", isa_level_names()), level);
+                   text("be -1 or a level that this CPU and this build have: ", isa_level_names()),
+                   level);
   }
   return static_cast<int64_t>(kernels().isa);
 }
@@ -27,33 +30,44 @@ int64_t isa(int64_t level) {
 STABLE_TORCH_LIBRARY(fastconv, m) {
   using fastconv::define;
   define(m, "pointwise_conv2d",
-         "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int activation, Tensor? residual, "
+         "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int activation, Tensor? "
+         "residual, "
          "Tensor? input_scale, Tensor? packed=None)");
   define(m, "depthwise_conv2d",
-         "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] padding, int[2] dilation, int activation, "
+         "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] padding, int[2] "
+         "dilation, int activation, "
          "Tensor? packed=None)");
   define(m, "depthwise_separable_conv2d",
          "(Tensor input, Tensor depthwise_weight, Tensor? depthwise_bias, Tensor pointwise_weight, "
-         "Tensor? pointwise_bias, int[2] stride, int[4] padding, int[2] dilation, int depthwise_activation, "
+         "Tensor? pointwise_bias, int[2] stride, int[4] padding, int[2] dilation, int "
+         "depthwise_activation, "
          "int activation, Tensor? residual, Tensor? packed=None)");
   define(m, "inverted_residual",
-         "(Tensor input, Tensor? expand_weight, Tensor? expand_bias, Tensor depthwise_weight, Tensor? depthwise_bias, "
-         "Tensor project_weight, Tensor? project_bias, int[2] stride, int[4] padding, int[2] dilation, int activation, "
-         "Tensor[] squeeze_excite, int squeeze_excite_activation, int squeeze_excite_gate, Tensor? residual, "
+         "(Tensor input, Tensor? expand_weight, Tensor? expand_bias, Tensor depthwise_weight, "
+         "Tensor? depthwise_bias, "
+         "Tensor project_weight, Tensor? project_bias, int[2] stride, int[4] padding, int[2] "
+         "dilation, int activation, "
+         "Tensor[] squeeze_excite, int squeeze_excite_activation, int squeeze_excite_gate, Tensor? "
+         "residual, "
          "Tensor? packed=None)");
   define(m, "squeeze_excite",
-         "(Tensor input, Tensor reduce_weight, Tensor? reduce_bias, Tensor expand_weight, Tensor? expand_bias, "
+         "(Tensor input, Tensor reduce_weight, Tensor? reduce_bias, Tensor expand_weight, Tensor? "
+         "expand_bias, "
          "int activation, int gate)");
-  define(m, "conv2d_bias_act",
-         "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] padding, int activation, "
-         "Tensor? packed=None)");
+  define(
+      m, "conv2d_bias_act",
+      "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] padding, int activation, "
+      "Tensor? packed=None)");
   define(m, "pointwise_conv2d_pool",
          "(Tensor input, Tensor weight, Tensor? bias, int activation, Tensor? packed=None)");
   define(m, "linear", "(Tensor input, Tensor weight, Tensor? bias, Tensor? packed=None)");
   m.def("pack_pointwise(Tensor weight, Tensor? bias) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? bias) -> Tensor");
-  // -1 asks for the level in use; 0, 1, 2 select scalar, avx2, avx512. Weights packed before belong to the old level.
+  // -1 asks for the level in use; 0, 1, 2 select scalar, avx2, avx512. Weights packed before belong
+  // to the old level.
   m.def("isa(int level) -> int");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastconv, CompositeExplicitAutograd, m) { m.impl("isa", TORCH_BOX(&fastconv::isa)); }
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CompositeExplicitAutograd, m) {
+  m.impl("isa", TORCH_BOX(&fastconv::isa));
+}

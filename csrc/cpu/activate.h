@@ -1,5 +1,5 @@
-// Activations on registers. The clamps (none, relu, relu6) cost two instructions and no branch; the others are chosen
-// by one predictable branch per register tile. NaN stays NaN, as in PyTorch.
+// Activations on registers. The clamps (none, relu, relu6) cost two instructions and no branch; the
+// others are chosen by one predictable branch per register tile. NaN stays NaN, as in PyTorch.
 #pragma once
 
 #include <limits>
@@ -31,11 +31,13 @@ inline ActivationBounds activation_bounds(Activation kind) {
 
 FASTCONV_INLINE Vec clamp(Vec x, Vec low, Vec high) { return vmin(high, vmax(low, x)); }
 
-// exp(x), relative error below 2 ulp for |x| <= 87; saturates outside. 2^n is built in the exponent bits after adding a
-// constant that rounds to an integer, and exp(r), |r| <= ln(2)/2, is a degree-6 Taylor-like polynomial (Cephes' split).
+// exp(x), relative error below 2 ulp for |x| <= 87; saturates outside. 2^n is built in the exponent
+// bits after adding a constant that rounds to an integer, and exp(r), |r| <= ln(2)/2, is a degree-6
+// Taylor-like polynomial (Cephes' split).
 FASTCONV_INLINE Vec vexp(Vec x) {
   x = clamp(x, vset(-87.f), vset(88.f));
-  const Vec magic = vset(12583039.f);  // 1.5 * 2^23 + 127: the sum's low bits are round(x / ln 2) + 127
+  const Vec magic =
+      vset(12583039.f);  // 1.5 * 2^23 + 127: the sum's low bits are round(x / ln 2) + 127
   const Vec biased = vfma(x, vset(1.44269504088896341f), magic);
   const Vec n = vsub(biased, magic);
   Vec r = vfma(n, vset(-0.693359375f), x);
@@ -81,8 +83,8 @@ FASTCONV_INLINE Vec activate(Vec x) {
 // Applies a non-clamp activation to `count` registers: the branch stays outside the loop.
 template <int kCount>
 FASTCONV_INLINE void activate_registers(Activation kind, Vec* x) {
-#define FASTCONV_ACTIVATE_CASE(name)                                                       \
-  case Activation::name:                                                                   \
+#define FASTCONV_ACTIVATE_CASE(name)                                                          \
+  case Activation::name:                                                                      \
     FASTCONV_UNROLL for (int i = 0; i < kCount; ++i) x[i] = activate<Activation::name>(x[i]); \
     break;
   switch (kind) {

@@ -1,6 +1,7 @@
-// Dense convolution as a matrix product without im2col: a few padded input rows, channels interleaved, lie one after the
-// other; for one output pixel each kernel row is then KW * C contiguous floats, one segment of A. Rows are converted from
-// any layout as they are needed. Memory moved per output pixel: K out, and the input once.
+// Dense convolution as a matrix product without im2col: a few padded input rows, channels
+// interleaved, lie one after the other; for one output pixel each kernel row is then KW * C
+// contiguous floats, one segment of A. Rows are converted from any layout as they are needed.
+// Memory moved per output pixel: K out, and the input once.
 #include <algorithm>
 #include <cstring>
 
@@ -36,25 +37,31 @@ void load_row(const Conv2dBiasActParams& p, int64_t n, int64_t y, int64_t row_fl
     }
   } else {
     for (int64_t x = 0; x < p.width; ++x) {
-      for (int64_t c = 0; c < channels; ++c) *pixel++ = in[c * p.channel_stride + x * p.column_stride];
+      for (int64_t c = 0; c < channels; ++c)
+        *pixel++ = in[c * p.channel_stride + x * p.column_stride];
     }
   }
 }
 
 // Output rows [y, y + count) of image n, count <= kRowsPerStep.
-void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t y, int64_t count) {
+void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n, int64_t y,
+                  int64_t count) {
   const int64_t channels = p.in_channels, out = p.out_channels;
-  const int64_t width = std::max(p.pad_left + p.width, (p.out_width - 1) * p.stride_width + p.kernel_width);
+  const int64_t width =
+      std::max(p.pad_left + p.width, (p.out_width - 1) * p.stride_width + p.kernel_width);
   const int64_t row_floats = width * channels;
   const int64_t first = y * p.stride_height - p.pad_top;
   const int64_t needed = (count - 1) * p.stride_height + p.kernel_height;
   float* rows = scratch_floats(Scratch::kSlab, needed * row_floats);
   for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_floats, rows + r * row_floats);
   for (int64_t r = 0; r < count; ++r) {
-    const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels, p.kernel_width * channels,
-                  row_floats, p.kernel_height * p.kernel_width * channels};
-    const GemmC c{p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
-    gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0, panels.count,
+    const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels,
+                  p.kernel_width * channels, row_floats,
+                  p.kernel_height * p.kernel_width * channels};
+    const GemmC c{
+        p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
+    gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0,
+         panels.count,
          /*cold_weight=*/false);
   }
 }

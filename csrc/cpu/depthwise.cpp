@@ -11,21 +11,25 @@ constexpr int kTileQ = 7;
 
 alignas(64) const float kZeros[kW] = {};
 
-// How much of a tile's left and right lies in the padding, when it is nothing or exactly the usual (KW - 1) / 2 columns.
+// How much of a tile's left and right lies in the padding, when it is nothing or exactly the usual
+// (KW - 1) / 2 columns.
 enum Edge : int { kInside = 0, kLeft = 1, kRight = 2, kBoth = 3, kAnyEdge = 4 };
 
-// Tiles of a row: `count` of `q` columns; the last may overlap the one before it and write the same values again.
+// Tiles of a row: `count` of `q` columns; the last may overlap the one before it and write the same
+// values again.
 struct RowTiles {
   explicit RowTiles(int64_t out_width)
-      : count((out_width + kTileQ - 1) / kTileQ), q((out_width + count - 1) / count), last(out_width - q) {}
+      : count((out_width + kTileQ - 1) / kTileQ),
+        q((out_width + count - 1) / count),
+        last(out_width - q) {}
   int64_t begin(int64_t t) const { return t + 1 < count ? t * q : last; }
   int64_t count, q, last;
 };
 
 // One kernel row of a tile whose tap 0 at output 0 is input column `column`, at p.
 template <int KW, int S, int Q, int kEdge>
-FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t column, int64_t width, const float* w,
-                                    Vec (&acc)[Q]) {
+FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t column, int64_t width,
+                                    const float* w, Vec (&acc)[Q]) {
   constexpr int kSpan = (Q - 1) * S + KW;
   constexpr int kPad = (KW - 1) / 2;
   constexpr int kBegin = kEdge == kLeft || kEdge == kBoth ? kPad : 0;
@@ -34,7 +38,8 @@ FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t colum
   FASTCONV_UNROLL for (int j = 0; j < KW; ++j) wv[j] = vload(w + j * kW);
   FASTCONV_UNROLL for (int x = kBegin; x < kEnd; ++x) {
     const float* px = p + x * pixel;
-    if (kEdge == kAnyEdge) px = static_cast<uint64_t>(column + x) < static_cast<uint64_t>(width) ? px : kZeros;
+    if (kEdge == kAnyEdge)
+      px = static_cast<uint64_t>(column + x) < static_cast<uint64_t>(width) ? px : kZeros;
     const Vec in = vload(px);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
       const int j = x - q * S;
@@ -45,8 +50,9 @@ FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t colum
 
 // Any kernel width, stride and dilation.
 template <int Q>
-FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const float* row, int64_t pixel, int64_t column,
-                                            int64_t width, const float* w, Vec (&acc)[Q]) {
+FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const float* row,
+                                            int64_t pixel, int64_t column, int64_t width,
+                                            const float* w, Vec (&acc)[Q]) {
   for (int64_t j = 0; j < k.width; ++j, column += k.dilation) {
     const Vec wv = vload(w + j * kW);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
@@ -57,8 +63,8 @@ FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const floa
 }
 
 template <int Q>
-FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, float* out, int64_t pixel,
-                                Vec (&acc)[Q]) {
+FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, float* out,
+                                int64_t pixel, Vec (&acc)[Q]) {
   if (bounds.is_clamp) {
     const Vec low = vset(bounds.low), high = vset(bounds.high);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, clamp(acc[q], low, high));
@@ -70,8 +76,8 @@ FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& b
 
 // K x K kernels, K and S compile-time; K = 0: generic.
 template <int K, int S, int Q>
-void plane(const DepthwiseKernel& shared, const float* packed, const float* input, const int32_t* rows, float* out,
-           int64_t out_rows, int64_t out_width) {
+void plane(const DepthwiseKernel& shared, const float* packed, const float* input,
+           const int32_t* rows, float* out, int64_t out_rows, int64_t out_width) {
   const DepthwiseKernel k = shared;
   const ActivationBounds bounds = activation_bounds(k.activation);
   const RowTiles tiles(out_width);
@@ -84,12 +90,13 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
       if constexpr (K == 0) {
         constexpr int64_t kUnbounded = INT64_MAX;
         for (int64_t i = 0; i < k.height; ++i) {
-          accumulate_row_generic<Q>(k, input + rows[i], kW, x * k.stride, kUnbounded, packed + (1 + i * k.width) * kW,
-                                    acc);
+          accumulate_row_generic<Q>(k, input + rows[i], kW, x * k.stride, kUnbounded,
+                                    packed + (1 + i * k.width) * kW, acc);
         }
       } else {
         FASTCONV_UNROLL for (int i = 0; i < K; ++i) {
-          accumulate_row<K, S, Q, kInside>(input + rows[i] + x * S * kW, kW, 0, 0, packed + (1 + i * K) * kW, acc);
+          accumulate_row<K, S, Q, kInside>(input + rows[i] + x * S * kW, kW, 0, 0,
+                                           packed + (1 + i * K) * kW, acc);
         }
       }
       store_tile<Q>(k.activation, bounds, out + x * kW, kW, acc);
@@ -97,10 +104,12 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
   }
 }
 
-// Output columns [x, x + Q) of all vectors of one NHWC row. K > 0 needs every kernel row inside the image if kFullHeight.
+// Output columns [x, x + Q) of all vectors of one NHWC row. K > 0 needs every kernel row inside the
+// image if kFullHeight.
 template <int K, int S, int Q, int kEdge, bool kFullHeight>
-void row_tile(const DepthwiseKernel& shared_kernel, const float* packed, const DepthwiseRow& shared_row,
-              int64_t vectors, int64_t x, float* out, int64_t out_vector) {
+void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
+              const DepthwiseRow& shared_row, int64_t vectors, int64_t x, float* out,
+              int64_t out_vector) {
   const DepthwiseKernel k = shared_kernel;
   const DepthwiseRow d = shared_row;
   const ActivationBounds bounds = activation_bounds(k.activation);
@@ -113,8 +122,8 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed, const D
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = bias;
     if constexpr (K != 0 && kFullHeight) {
       FASTCONV_UNROLL for (int i = 0; i < K; ++i) {
-        accumulate_row<K, S, Q, kEdge>(d.rows[i] + v * kW + column * d.pixel, d.pixel, column, d.width,
-                                       packed + (1 + i * K) * kW, acc);
+        accumulate_row<K, S, Q, kEdge>(d.rows[i] + v * kW + column * d.pixel, d.pixel, column,
+                                       d.width, packed + (1 + i * K) * kW, acc);
       }
     } else {
       for (int64_t i = 0; i < k.height; ++i) {
@@ -132,10 +141,10 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed, const D
   }
 }
 
-using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*, float*, int64_t,
-                               int64_t);
-using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRow&, int64_t, int64_t, float*,
-                             int64_t);
+using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*,
+                               float*, int64_t, int64_t);
+using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRow&, int64_t,
+                             int64_t, float*, int64_t);
 
 // Calls f(integral constant q), q in 1..kTileQ.
 #define FASTCONV_TILE_WIDTH_SWITCH(q, EXPRESSION) \
@@ -200,23 +209,27 @@ RowFunction choose_row(int edge, bool full_height, int64_t q) {
 // Compile-time kernels exist for 3x3 and 5x5, strides 1 and 2, undilated along the width.
 int special_kernel(const DepthwiseKernel& k) {
   const bool square = k.height == k.width && (k.width == 3 || k.width == 5);
-  return square && k.dilation == 1 && (k.stride == 1 || k.stride == 2) ? static_cast<int>(10 * k.width + k.stride) : 0;
+  return square && k.dilation == 1 && (k.stride == 1 || k.stride == 2)
+             ? static_cast<int>(10 * k.width + k.stride)
+             : 0;
 }
 
 }  // namespace
 
-void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias, float* packed) {
+void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias,
+                    float* packed) {
   for (int64_t c = 0; c < channels; c += kW, packed += kW * (1 + taps)) {
     for (int64_t lane = 0; lane < kW; ++lane) {
       const bool real = c + lane < channels;
       packed[lane] = real && bias != nullptr ? bias[c + lane] : 0.f;
-      for (int64_t t = 0; t < taps; ++t) packed[(1 + t) * kW + lane] = real ? weight[(c + lane) * taps + t] : 0.f;
+      for (int64_t t = 0; t < taps; ++t)
+        packed[(1 + t) * kW + lane] = real ? weight[(c + lane) * taps + t] : 0.f;
     }
   }
 }
 
-void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float* input, const int32_t* rows,
-                     float* out, int64_t out_rows, int64_t out_width) {
+void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float* input,
+                     const int32_t* rows, float* out, int64_t out_rows, int64_t out_width) {
   const int64_t q = RowTiles(out_width).q;
   PlaneFunction function = nullptr;
   switch (special_kernel(k)) {
@@ -238,8 +251,8 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
   function(k, packed, input, rows, out, out_rows, out_width);
 }
 
-void depthwise_row(const DepthwiseKernel& k, const float* packed, const DepthwiseRow& d, int64_t vectors, float* out,
-                   int64_t out_vector) {
+void depthwise_row(const DepthwiseKernel& k, const float* packed, const DepthwiseRow& d,
+                   int64_t vectors, float* out, int64_t out_vector) {
   bool full_height = true;
   for (int64_t i = 0; i < k.height; ++i) full_height = full_height && d.rows[i] != nullptr;
   const int64_t pad = (k.width - 1) / 2;

@@ -1,8 +1,10 @@
-// Depthwise convolution of rows: out[y, x, c] = act(bias[c] + sum_{i,j} in[y sh + i dh - ph, x sw + j dw - pw, c] w[i, j, c]).
+// Depthwise convolution of rows: out[y, x, c] = act(bias[c] + sum_{i,j} in[y sh + i dh - ph, x sw +
+// j dw - pw, c] w[i, j, c]).
 //
-// A tile is up to 7 output pixels of one row and one vector of channels. For each kernel row, the KW weights and the
-// accumulators stay in registers and every input pixel is loaded once: (Q - 1) S + 2 KW loads for Q KW FMAs.
-// Two layouts of input: planes of kW channels with the padding in memory (the slab of a fused block), and NHWC without.
+// A tile is up to 7 output pixels of one row and one vector of channels. For each kernel row, the
+// KW weights and the accumulators stay in registers and every input pixel is loaded once: (Q - 1) S
+// + 2 KW loads for Q KW FMAs. Two layouts of input: planes of kW channels with the padding in
+// memory (the slab of a fused block), and NHWC without.
 #pragma once
 
 #include "../activation.h"
@@ -19,26 +21,28 @@ struct DepthwiseKernel {
 };
 
 // Floats: ceil16(channels) * (1 + taps); [vector][bias, tap 0, tap 1, ...][kW].
-void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias, float* packed);
+void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias,
+                    float* packed);
 
-// One plane. Output row r and kernel row i read the input row at input + rows[r * height + i]: out_width pixels' worth of
-// taps, padding included. Output row r goes to out + r * out_width * kW.
-void depthwise_plane(const DepthwiseKernel& kernel, const float* packed, const float* input, const int32_t* rows,
-                     float* out, int64_t out_rows, int64_t out_width);
+// One plane. Output row r and kernel row i read the input row at input + rows[r * height + i]:
+// out_width pixels' worth of taps, padding included. Output row r goes to out + r * out_width * kW.
+void depthwise_plane(const DepthwiseKernel& kernel, const float* packed, const float* input,
+                     const int32_t* rows, float* out, int64_t out_rows, int64_t out_width);
 
-// One output row of NHWC. rows[i] points at pixel 0 under kernel row i, or is null where that is padding.
+// One output row of NHWC. rows[i] points at pixel 0 under kernel row i, or is null where that is
+// padding.
 struct DepthwiseRow {
   const float* const* rows;
-  int64_t left;       // input column of tap 0 at output column 0: minus the left padding
-  int64_t width;      // input columns that exist
-  int64_t pixel;      // floats from one input pixel to the next
+  int64_t left;   // input column of tap 0 at output column 0: minus the left padding
+  int64_t width;  // input columns that exist
+  int64_t pixel;  // floats from one input pixel to the next
   int64_t out_width;
   int64_t out_pixel;  // floats from one output pixel to the next
 };
 
 // Whole vectors [0, vectors) of channels; vector v goes to out + v * out_vector.
-void depthwise_row(const DepthwiseKernel& kernel, const float* packed, const DepthwiseRow& row, int64_t vectors,
-                   float* out, int64_t out_vector);
+void depthwise_row(const DepthwiseKernel& kernel, const float* packed, const DepthwiseRow& row,
+                   int64_t vectors, float* out, int64_t out_vector);
 
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

@@ -1,5 +1,6 @@
-// Depthwise convolution of a channels_last tensor, row by row. Whole vectors of channels are read in place; the channels
-// that do not fill a vector go through a small padded plane. Memory moved per output: one input, one output.
+// Depthwise convolution of a channels_last tensor, row by row. Whole vectors of channels are read
+// in place; the channels that do not fill a vector go through a small padded plane. Memory moved
+// per output: one input, one output.
 #include <algorithm>
 
 #include "depthwise.h"
@@ -10,30 +11,36 @@ namespace FASTCONV_ISA_NAMESPACE {
 namespace {
 
 // The last channels % kW channels of one output row.
-void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, const float* const* rows, float* out) {
+void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
+              const float* const* rows, float* out) {
   const int64_t first = p.channels / kW * kW;
   const int lanes = static_cast<int>(p.channels - first);
-  const int64_t width = std::max(p.pad_left + p.width,
-                                 (p.out_width - 1) * p.stride_width + (p.kernel_width - 1) * p.dilation_width + 1);
+  const int64_t width =
+      std::max(p.pad_left + p.width,
+               (p.out_width - 1) * p.stride_width + (p.kernel_width - 1) * p.dilation_width + 1);
   float* slab = scratch_floats(Scratch::kSlab, p.kernel_height * width * kW);
-  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * p.kernel_height));
+  auto* offsets =
+      static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * p.kernel_height));
   std::fill(slab, slab + p.kernel_height * width * kW, 0.f);
   for (int64_t i = 0; i < p.kernel_height; ++i) {
     offsets[i] = static_cast<int32_t>(i * width * kW);
     if (rows[i] == nullptr) continue;
     for (int64_t x = 0; x < p.width; ++x) {
-      vstore(slab + (i * width + p.pad_left + x) * kW, vload_first(rows[i] + x * p.channels + first, lanes));
+      vstore(slab + (i * width + p.pad_left + x) * kW,
+             vload_first(rows[i] + x * p.channels + first, lanes));
     }
   }
   float* tile = scratch_floats(Scratch::kTile, p.out_width * kW);
   const float* packed = p.packed + kPackedHeader + first * (1 + p.kernel_height * p.kernel_width);
   depthwise_plane(kernel, packed, slab, offsets, tile, 1, p.out_width);
-  for (int64_t x = 0; x < p.out_width; ++x) vstore_first(out + x * p.channels + first, vload(tile + x * kW), lanes);
+  for (int64_t x = 0; x < p.out_width; ++x)
+    vstore_first(out + x * p.channels + first, vload(tile + x * kW), lanes);
 }
 
 void output_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, int64_t index) {
   const int64_t n = index / p.out_height, y = index % p.out_height;
-  auto** rows = static_cast<const float**>(scratch(Scratch::kSums, sizeof(float*) * p.kernel_height));
+  auto** rows =
+      static_cast<const float**>(scratch(Scratch::kSums, sizeof(float*) * p.kernel_height));
   for (int64_t i = 0; i < p.kernel_height; ++i) {
     const int64_t in_y = y * p.stride_height - p.pad_top + i * p.dilation_height;
     const bool inside = in_y >= 0 && in_y < p.height;
@@ -41,7 +48,8 @@ void output_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, i
   }
   float* out = p.output + index * p.out_width * p.channels;
   const DepthwiseRow row{rows, -p.pad_left, p.width, p.channels, p.out_width, p.channels};
-  if (p.channels >= kW) depthwise_row(kernel, p.packed + kPackedHeader, row, p.channels / kW, out, kW);
+  if (p.channels >= kW)
+    depthwise_row(kernel, p.packed + kPackedHeader, row, p.channels / kW, out, kW);
   if (p.channels % kW != 0) tail_row(p, kernel, rows, out);
 }
 
@@ -50,7 +58,8 @@ void output_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, i
 void depthwise_conv2d(const DepthwiseConv2dParams& p, const Threads& threads) {
   const int64_t rows = p.batch * p.out_height;
   if (rows == 0 || p.out_width == 0) return;
-  const DepthwiseKernel kernel{p.kernel_height, p.kernel_width, p.stride_width, p.dilation_width, p.activation};
+  const DepthwiseKernel kernel{p.kernel_height, p.kernel_width, p.stride_width, p.dilation_width,
+                               p.activation};
   constexpr int64_t kTasksPerThread = 4;
   const int64_t parts = std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, rows);
   threads.parallel(parts, [&](int64_t i) {

@@ -16,9 +16,10 @@ namespace fastconv {
 struct KernelTable {
   Isa isa;
   // What follows the header: weight [n, channels, taps], or [channels, taps]; bias may be null.
-  void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
+  void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t taps,
+                         const float* bias, float* packed);
+  void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias,
                          float* packed);
-  void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias, float* packed);
   void (*pointwise_conv2d)(const PointwiseConv2dParams&, const Threads&);
   void (*depthwise_conv2d)(const DepthwiseConv2dParams&, const Threads&);
   void (*inverted_residual)(const InvertedResidualParams&, const Threads&);

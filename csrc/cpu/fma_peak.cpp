@@ -22,7 +22,8 @@ double fma_peak(double seconds) {
       FASTCONV_UNROLL for (int i = 0; i < kChains; ++i) chains[i] = vfma(chains[i], factor, addend);
     }
     now = Clock::now();
-    const double rate = 2.0 * kChains * kW * kRepeats / std::chrono::duration<double>(now - begin).count();
+    const double rate =
+        2.0 * kChains * kW * kRepeats / std::chrono::duration<double>(now - begin).count();
     if (rate > best) best = rate;
   } while (std::chrono::duration<double>(now - start).count() < seconds);
   float lanes[kW];

@@ -17,8 +17,9 @@ constexpr int max_rows(int nv) {
   return nv == 3 ? 4 : nv == 2 ? 6 : 8;
 }
 
-// Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not unrolled over k: gcc's
-// register allocation then holds every accumulator in place (measured 89-98 % of peak; unrolled by 8, 64-97 %).
+// Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
+// unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
+// % of peak; unrolled by 8, 64-97 %).
 template <int MR, int NV>
 FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t length, const float* b,
                                       Vec (&acc)[MR * NV]) {
@@ -27,7 +28,8 @@ FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t lengt
     FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
       const Vec av = vset(a[i * row + k]);
-      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) acc[i * NV + j] = vfma(av, bv[j], acc[i * NV + j]);
+      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) acc[i * NV + j] =
+          vfma(av, bv[j], acc[i * NV + j]);
     }
     b += NV * kW;
   }
@@ -36,7 +38,8 @@ FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t lengt
 
 constexpr int64_t kLine = 16;  // floats of a cache line
 
-// What a column of tiles shares. Passed by value: the compiler may then keep it in registers across the stores.
+// What a column of tiles shares. Passed by value: the compiler may then keep it in registers across
+// the stores.
 struct Column {
   GemmA a;
   GemmC c;
@@ -44,8 +47,9 @@ struct Column {
   const float* panel;
   ActivationBounds bounds;
   int64_t lanes;  // output channels of this panel that exist
-  // What of the panel after this one is still to be asked for, and how much of it each segment asks for: at batch 1 a
-  // weight is cold when it is needed, and one panel's time is enough to bring the next.
+  // What of the panel after this one is still to be asked for, and how much of it each segment asks
+  // for: at batch 1 a weight is cold when it is needed, and one panel's time is enough to bring the
+  // next.
   const float* next_panel;
   const float* next_end;
   int64_t prefetch;  // floats a segment
@@ -58,7 +62,8 @@ FASTCONV_INLINE void prefetch_next(Column& s) {
 }
 
 template <int MR, int NV>
-FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[MR], Vec (&acc)[MR * NV]) {
+FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[MR],
+                                Vec (&acc)[MR * NV]) {
   const bool partial = s.lanes < NV * kW;
   const int tail = static_cast<int>(s.lanes - (NV - 1) * kW);
   if (s.epilogue.residual != nullptr) {
@@ -79,7 +84,8 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[
     activate_registers<MR * NV>(s.epilogue.activation, acc);
   }
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-    FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j) vstore(out[i] + j * s.c.vector, acc[i * NV + j]);
+    FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j)
+        vstore(out[i] + j * s.c.vector, acc[i * NV + j]);
     float* last = out[i] + (NV - 1) * s.c.vector;
     if (partial) {
       vstore_first(last, acc[i * NV + NV - 1], tail);
@@ -138,20 +144,24 @@ void tile_column(const Column& shared, int64_t m, int64_t tiles) {
   }
 }
 
-// One pixel against one panel is bound by FMA latency: four accumulators a vector, each with a quarter of every kUnrollK.
+// One pixel against one panel is bound by FMA latency: four accumulators a vector, each with a
+// quarter of every kUnrollK.
 template <int NV>
 void vector_tile(const Column& s) {
   constexpr int kSplit = 4;
   const float* a = s.a.data;
   const float* b = s.panel;
   Vec acc[kSplit * NV];
-  FASTCONV_UNROLL for (int i = 0; i < kSplit * NV; ++i) acc[i] = i < NV ? vload(b + i * kW) : vzero();
+  FASTCONV_UNROLL for (int i = 0; i < kSplit * NV; ++i) acc[i] =
+      i < NV ? vload(b + i * kW) : vzero();
   b += NV * kW;
   int64_t k = 0;
   for (; k + kSplit <= s.a.depth; k += kSplit) {
-    // The weight is a stream from memory, too fast for the hardware's prefetcher to cross pages in time.
+    // The weight is a stream from memory, too fast for the hardware's prefetcher to cross pages in
+    // time.
     constexpr int kAhead = 1024;
-    FASTCONV_UNROLL for (int l = 0; l < kSplit * NV * kW; l += kLine) __builtin_prefetch(b + kAhead + l, 0, 2);
+    FASTCONV_UNROLL for (int l = 0; l < kSplit * NV * kW; l += kLine)
+        __builtin_prefetch(b + kAhead + l, 0, 2);
     FASTCONV_UNROLL for (int u = 0; u < kSplit; ++u) {
       const Vec av = vset(a[k + u]);
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
@@ -181,7 +191,8 @@ ColumnFunction column_of_height(int64_t rows, std::integer_sequence<int, kMinusO
   return kTable[rows - 1];
 }
 
-// m rows are cut into the fewest tiles, as equal as possible: a one-row remainder would cost most of a full tile.
+// m rows are cut into the fewest tiles, as equal as possible: a one-row remainder would cost most
+// of a full tile.
 template <int NV>
 void panel_rows(Column& s, int64_t m, int64_t next_floats, bool single_pixel) {
   if (single_pixel) return vector_tile<NV>(s);
@@ -189,7 +200,8 @@ void panel_rows(Column& s, int64_t m, int64_t next_floats, bool single_pixel) {
   using Heights = std::make_integer_sequence<int, kRows>;
   const int64_t tiles = (m + kRows - 1) / kRows;
   const int64_t rows = m / tiles, longer = m % tiles;
-  const int64_t segments = (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
+  const int64_t segments =
+      (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
   s.prefetch = (next_floats / std::max<int64_t>(1, tiles * segments) + kLine - 1) / kLine * kLine;
   if (longer > 0) column_of_height<NV>(rows + 1, Heights())(s, 0, longer);
   s.next_panel += longer * segments * s.prefetch;
@@ -212,7 +224,8 @@ int64_t Panels::first_vector(int64_t panel) const {
   return panel * (vectors / count) + (panel < vectors % count ? panel : vectors % count);
 }
 
-void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias, float* packed) {
+void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
+               float* packed) {
   const Panels panels(n);
   const int64_t k = channels * taps;
   for (int64_t p = 0; p < panels.count; ++p) {
@@ -232,13 +245,16 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, c
 }
 
 void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight, bool single_pixel) {
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight,
+          bool single_pixel) {
   if (m == 0) return;
   // A pixel-major A is cut into segments as well: they pace the prefetching.
   constexpr int64_t kSegment = 32;
   const bool one_segment = a.segment_length >= a.depth;
-  const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length, one_segment ? kSegment : a.segment, a.depth};
-  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, nullptr, nullptr, 0};
+  const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length,
+                  one_segment ? kSegment : a.segment, a.depth};
+  Column s{cut, c,       epilogue, nullptr, activation_bounds(epilogue.activation),
+           0,   nullptr, nullptr,  0};
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);
     s.panel = packed + first * kW * (1 + a.depth);
@@ -246,7 +262,8 @@ void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, 
     s.epilogue.residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + first * kW;
     s.lanes = c.channels - first * kW;
     s.next_panel = s.panel + panels.width(p) * kW * (1 + a.depth);
-    const int64_t next_floats = cold_weight && p + 1 < panels.count ? panels.width(p + 1) * kW * (1 + a.depth) : 0;
+    const int64_t next_floats =
+        cold_weight && p + 1 < panels.count ? panels.width(p + 1) * kW * (1 + a.depth) : 0;
     s.next_end = s.next_panel + next_floats;
     switch (panels.width(p)) {
       case 1:

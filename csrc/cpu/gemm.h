@@ -1,9 +1,10 @@
-// Matrix multiplication at the heart of every 1x1 convolution: C[m, n] = act(sum_k A[m, k] B[k, n] + bias[n] + residual).
-// Rows m are pixels, k input channels, n output channels.
+// Matrix multiplication at the heart of every 1x1 convolution: C[m, n] = act(sum_k A[m, k] B[k, n]
+// + bias[n] + residual). Rows m are pixels, k input channels, n output channels.
 //
-// B is packed once into panels of 1..kMaxPanel vectors: [panel][bias][k][panel width]. A tile of MR pixels x one panel lives
-// in registers for all of k; per k it loads the panel row and broadcasts MR values of A: (MR + NV) loads for MR * NV FMAs.
-// Every output is one chain of FMAs over k in order: neither tile shape nor thread count changes a bit of the result.
+// B is packed once into panels of 1..kMaxPanel vectors: [panel][bias][k][panel width]. A tile of MR
+// pixels x one panel lives in registers for all of k; per k it loads the panel row and broadcasts
+// MR values of A: (MR + NV) loads for MR * NV FMAs. Every output is one chain of FMAs over k in
+// order: neither tile shape nor thread count changes a bit of the result.
 #pragma once
 
 #include "../activation.h"
@@ -12,8 +13,9 @@
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 
-// A: pixel m, channel k at data[m * row + (k / segment_length) * segment + k % segment_length], k < depth.
-// A pixel-major (NHWC) matrix is one segment; channel planes are segments of kW; a dense kernel's rows are segments too.
+// A: pixel m, channel k at data[m * row + (k / segment_length) * segment + k % segment_length], k <
+// depth. A pixel-major (NHWC) matrix is one segment; channel planes are segments of kW; a dense
+// kernel's rows are segments too.
 struct GemmA {
   const float* data;
   int64_t row;
@@ -22,13 +24,15 @@ struct GemmA {
   int64_t depth;
 };
 
-// C: pixel m, vector v of output channels at data[(offsets ? offsets[m] : m * row) + (v - first_vector) * vector].
+// C: pixel m, vector v of output channels at data[(offsets ? offsets[m] : m * row) + (v -
+// first_vector) * vector].
 struct GemmC {
   float* data;
   int64_t row;
   int64_t vector;
   const int32_t* offsets;
-  int64_t channels;  // lanes past this are not written; a multiple of kW where whole vectors may be stored
+  int64_t channels;  // lanes past this are not written; a multiple of kW where whole vectors may be
+                     // stored
   int64_t first_vector;
 };
 
@@ -47,12 +51,16 @@ struct Panels {
   int64_t count;
 };
 
-// Packs weight [n, channels, taps] with k = tap * channels + channel; at most ceil16(n) * (1 + channels * taps) floats.
-void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias, float* packed);
+// Packs weight [n, channels, taps] with k = tap * channels + channel; at most ceil16(n) * (1 +
+// channels * taps) floats.
+void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
+               float* packed);
 
-// Rows [0, m) of panels [panel_begin, panel_end); `packed` points at panel 0. `cold_weight`: the caller reads the weight once,
-// so the next panel is prefetched while one is used (also past panel_end: that is the next call's). `single_pixel` (only with m == 1 and one
-// segment) uses more accumulators for the same output, in another order of summation: it must depend on the op's shape alone.
+// Rows [0, m) of panels [panel_begin, panel_end); `packed` points at panel 0. `cold_weight`: the
+// caller reads the weight once, so the next panel is prefetched while one is used (also past
+// panel_end: that is the next call's). `single_pixel` (only with m == 1 and one segment) uses more
+// accumulators for the same output, in another order of summation: it must depend on the op's shape
+// alone.
 void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
           const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight,
           bool single_pixel = false);

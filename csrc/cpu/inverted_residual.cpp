@@ -1,9 +1,10 @@
-// Expand 1x1 -> depthwise -> (squeeze-excite) -> project 1x1, the expanded tensor never leaving the cache.
+// Expand 1x1 -> depthwise -> (squeeze-excite) -> project 1x1, the expanded tensor never leaving the
+// cache.
 //
-// Expanded rows live in a slab of channel planes [vector][row slot][padding + W + padding][kW]; a row y has slot
-// (y + pad_top) mod slots, and padding is stored as zeros, so the depthwise kernel meets no edge. Its output lies in planes
-// [vector][pixel][kW] and is the A matrix of the projection. Memory moved per output pixel: the input once, the output once.
-// Schedules: plan.h.
+// Expanded rows live in a slab of channel planes [vector][row slot][padding + W + padding][kW]; a
+// row y has slot (y + pad_top) mod slots, and padding is stored as zeros, so the depthwise kernel
+// meets no edge. Its output lies in planes [vector][pixel][kW] and is the A matrix of the
+// projection. Memory moved per output pixel: the input once, the output once. Schedules: plan.h.
 #include <algorithm>
 #include <cstring>
 
@@ -31,8 +32,9 @@ struct Block {
         kernel{d.kernel_height, d.kernel_width, d.stride_width, d.dilation_width, d.activation},
         rows_per_step(rows),
         slots(ring_rows(d, rows)),
-        padded_width(std::max(d.pad_left + d.width,
-                              (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
+        padded_width(std::max(
+            d.pad_left + d.width,
+            (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
         slab_plane(plane_stride(slots * padded_width * kW)),
         weights_per_vector(kW * (1 + d.kernel_height * d.kernel_width)),
         reads_input(p.expand_packed == nullptr && d.channels % kW == 0) {}
@@ -45,7 +47,8 @@ struct Block {
   const Panels expand_panels, project_panels;
   const DepthwiseKernel kernel;
   const int64_t rows_per_step, slots, padded_width, slab_plane, weights_per_vector;
-  const bool reads_input;  // no expansion, whole vectors: the depthwise kernel reads NHWC and needs no slab
+  const bool reads_input;  // no expansion, whole vectors: the depthwise kernel reads NHWC and needs
+                           // no slab
 };
 
 // Zeroes the columns beside the image in every slot.
@@ -75,7 +78,8 @@ void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* sl
 
 // Slab offsets of the pixels of input rows [y, end), all inside the image.
 const int32_t* pixel_offsets(const Block& b, int64_t y, int64_t end) {
-  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * (end - y) * b.d.width));
+  auto* offsets =
+      static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * (end - y) * b.d.width));
   for (int64_t row = y, m = 0; row < end; ++row) {
     const int64_t base = b.slot_offset(row) + b.d.pad_left * kW;
     for (int64_t x = 0; x < b.d.width; ++x, ++m) offsets[m] = static_cast<int32_t>(base + x * kW);
@@ -94,10 +98,10 @@ void clear_rows(const Block& b, int64_t vectors, int64_t y, int64_t end, float* 
   }
 }
 
-// Fills the slots of input rows [y, end), all inside the image, for the channels of one panel, whose slab planes begin at
-// `slab`. cold: the weight is read for the first time.
-void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, int64_t y, int64_t end,
-                  const int32_t* offsets, bool cold, float* slab) {
+// Fills the slots of input rows [y, end), all inside the image, for the channels of one panel,
+// whose slab planes begin at `slab`. cold: the weight is read for the first time.
+void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, int64_t y,
+                  int64_t end, const int32_t* offsets, bool cold, float* slab) {
   const DepthwiseConv2dParams& d = b.d;
   if (b.p.expand_packed == nullptr) {
     for (int64_t row = y; row < end; ++row) copy_row(b, image, vectors, row, slab);
@@ -111,16 +115,19 @@ void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, i
 }
 
 // Output rows [y, y + rows) of the depthwise convolution straight from the input.
-void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows, float* out,
-                          int64_t plane) {
+void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows,
+                          float* out, int64_t plane) {
   const DepthwiseConv2dParams& d = b.d;
   const float* packed = d.packed + kPackedHeader + vectors.begin * b.weights_per_vector;
-  auto** pointers = static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
+  auto** pointers =
+      static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < d.kernel_height; ++i) {
       const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
       const bool inside = in_y >= 0 && in_y < d.height;
-      pointers[i] = inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW : nullptr;
+      pointers[i] =
+          inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW
+                 : nullptr;
     }
     const DepthwiseRow row{pointers, -d.pad_left, d.width, d.channels, d.out_width, kW};
     depthwise_row(b.kernel, packed, row, vectors.size(), out + r * d.out_width * kW, plane);
@@ -130,7 +137,8 @@ void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t 
 // Slab offsets of the input rows under each kernel row of output rows [y, y + rows).
 const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
   const DepthwiseConv2dParams& d = b.d;
-  auto* offsets = static_cast<int32_t*>(scratch(Scratch::kRows, sizeof(int32_t) * rows * d.kernel_height));
+  auto* offsets =
+      static_cast<int32_t*>(scratch(Scratch::kRows, sizeof(int32_t) * rows * d.kernel_height));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < d.kernel_height; ++i) {
       const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
@@ -141,24 +149,27 @@ const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
 }
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
-void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane, Range panels,
-             bool cold) {
+void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane,
+             Range panels, bool cold) {
   const int64_t out = b.p.out_channels;
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
   const GemmA a{planes, kW, kW, plane, b.d.channels};
   const GemmC c{b.d.output + offset, out, kW, nullptr, out, 0};
-  const GemmEpilogue epilogue{b.p.project_activation, b.p.residual ? b.p.residual + offset : nullptr, out};
-  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue, panels.begin, panels.end,
-       cold);
+  const GemmEpilogue epilogue{b.p.project_activation,
+                              b.p.residual ? b.p.residual + offset : nullptr, out};
+  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue,
+       panels.begin, panels.end, cold);
 }
 
-// Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is convolved while it is in
-// L1: expand what is new, then the depthwise convolution into out + (y - rows.begin) * out_row. done(y, count) ends a step.
+// Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is
+// convolved while it is in L1: expand what is new, then the depthwise convolution into out + (y -
+// rows.begin) * out_row. done(y, count) ends a step.
 template <class Done>
-void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* out, int64_t plane, int64_t out_row,
-               const Done& done) {
+void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* out, int64_t plane,
+               int64_t out_row, const Done& done) {
   const DepthwiseConv2dParams& d = b.d;
-  const Range all{b.expand_panels.first_vector(panels.begin), b.expand_panels.first_vector(panels.end)};
+  const Range all{b.expand_panels.first_vector(panels.begin),
+                  b.expand_panels.first_vector(panels.end)};
   float* slab = nullptr;
   if (!b.reads_input) {
     slab = scratch_floats(Scratch::kSlab, all.size() * b.slab_plane);
@@ -183,10 +194,11 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* o
     for (int64_t p = panels.begin; p < panels.end; ++p) {
       const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
       float* panel_slab = slab + (vectors.begin - all.begin) * b.slab_plane;
-      if (expands) expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
+      if (expands)
+        expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
       for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
-        depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab, inputs,
-                        step_out + (v - all.begin) * plane, count, d.out_width);
+        depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab,
+                        inputs, step_out + (v - all.begin) * plane, count, d.out_width);
       }
     }
     done(y, count);
@@ -197,13 +209,15 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* o
 void ring_band(const Block& b, int64_t image, Range rows) {
   const int64_t plane = plane_stride(b.rows_per_step * b.d.out_width * kW);
   float* tile = scratch_floats(Scratch::kTile, vectors_of(b.d.channels) * plane);
-  run_steps(b, image, {0, b.expand_panels.count}, rows, tile, plane, 0, [&](int64_t y, int64_t count) {
-    project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane, {0, b.project_panels.count},
-            y == rows.begin);
-  });
+  run_steps(b, image, {0, b.expand_panels.count}, rows, tile, plane, 0,
+            [&](int64_t y, int64_t count) {
+              project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane,
+                      {0, b.project_panels.count}, y == rows.begin);
+            });
 }
 
-// Second schedule, first half: the channels of some panels through the whole map into `planes`, and their sums.
+// Second schedule, first half: the channels of some panels through the whole map into `planes`, and
+// their sums.
 void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t plane, float* sums) {
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
@@ -212,7 +226,8 @@ void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t p
     if (sums == nullptr) continue;
     for (int64_t v = vectors.begin; v < vectors.end; ++v) {
       Vec sum = vzero();
-      for (int64_t m = 0; m < b.out_pixels(); ++m) sum = vadd(sum, vload(planes + v * plane + m * kW));
+      for (int64_t m = 0; m < b.out_pixels(); ++m)
+        sum = vadd(sum, vload(planes + v * plane + m * kW));
       vstore(sums + v * kW, sum);
     }
   }
@@ -222,7 +237,8 @@ void scale_planes(const Block& b, Range pixels, const float* gates, float* plane
   for (int64_t v = 0; v < vectors_of(b.d.channels); ++v) {
     const Vec gate = vload(gates + v * kW);
     float* x = planes + v * plane;
-    for (int64_t m = pixels.begin; m < pixels.end; ++m) vstore(x + m * kW, vmul(vload(x + m * kW), gate));
+    for (int64_t m = pixels.begin; m < pixels.end; ++m)
+      vstore(x + m * kW, vmul(vload(x + m * kW), gate));
   }
 }
 
@@ -244,17 +260,20 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   });
   if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates);
 
-  // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads share panels instead.
+  // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads
+  // share panels instead.
   constexpr int64_t kBlockFloats = 40 * 1024, kMinPixels = 12;
   const int64_t pixels = b.out_pixels();
   const int64_t by_cache = (pixels * vectors * kW + kBlockFloats - 1) / kBlockFloats;
-  const int64_t blocks_wanted = threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
+  const int64_t blocks_wanted =
+      threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
   int64_t blocks = std::max<int64_t>(1, std::min(blocks_wanted, pixels / kMinPixels));
   if (blocks >= threads.count) {
     threads.parallel(blocks, [&](int64_t i) {
       const Share share(pixels, blocks, i);
       if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
-      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane, {0, b.project_panels.count},
+      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
+              {0, b.project_panels.count},
               /*cold=*/i < threads.count);
     });
   } else {
@@ -277,7 +296,8 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   const Threads alone{1, nullptr};
 
   // Whole images first, a thread each; the images that are left are shared.
-  const int64_t rounds = d.batch / threads.count, whole = threads.count == 1 ? d.batch : rounds * threads.count;
+  const int64_t rounds = d.batch / threads.count,
+                whole = threads.count == 1 ? d.batch : rounds * threads.count;
   threads.parallel(whole, [&](int64_t n) {
     if (plan.ring) {
       ring_band(b, n, {0, d.out_height});

@@ -20,8 +20,10 @@ void linear(const LinearParams& p, const Threads& threads);
 // GFLOP/s of one thread that does nothing but FMAs for `seconds`: the best of many short runs.
 double fma_peak(double seconds);
 
-// gates[c] of one image from the sums of its channels over `pixels` pixels; both padded to whole vectors.
-void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels, float* gates);
+// gates[c] of one image from the sums of its channels over `pixels` pixels; both padded to whole
+// vectors.
+void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels,
+                          float* gates);
 
 FASTCONV_INLINE float* scratch_floats(Scratch purpose, int64_t count) {
   return static_cast<float*>(scratch(purpose, static_cast<std::size_t>(count) * sizeof(float)));
@@ -29,7 +31,8 @@ FASTCONV_INLINE float* scratch_floats(Scratch purpose, int64_t count) {
 
 FASTCONV_INLINE int64_t vectors_of(int64_t channels) { return (channels + kW - 1) / kW; }
 
-// Floats of a plane, rounded up to an odd number of cache lines: planes then start in different sets of the L1 cache.
+// Floats of a plane, rounded up to an odd number of cache lines: planes then start in different
+// sets of the L1 cache.
 FASTCONV_INLINE int64_t plane_stride(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
 
 }  // namespace FASTCONV_ISA_NAMESPACE

@@ -1,4 +1,5 @@
-// Fully connected layer: the matrix product of gemm.h with images as pixels. One image is bound by reading the weight.
+// Fully connected layer: the matrix product of gemm.h with images as pixels. One image is bound by
+// reading the weight.
 #include <algorithm>
 
 #include "gemm.h"
@@ -14,7 +15,8 @@ void linear(const LinearParams& p, const Threads& threads) {
   const int64_t parts = std::min(threads.count, panels.count);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);
-    gemm(a, p.packed + kPackedHeader, panels, p.batch, c, {Activation::kNone, nullptr, 0}, share.begin, share.end,
+    gemm(a, p.packed + kPackedHeader, panels, p.batch, c, {Activation::kNone, nullptr, 0},
+         share.begin, share.end,
          /*cold_weight=*/true, /*single_pixel=*/p.batch == 1);
   });
 }

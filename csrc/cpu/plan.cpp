@@ -10,17 +10,19 @@ int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows) {
   return (rows - 1) * p.stride_height + (p.kernel_height - 1) * p.dilation_height + 1;
 }
 
-InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes, int64_t panel,
-                                            const CacheSizes& cache) {
+InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes,
+                                            int64_t panel, const CacheSizes& cache) {
   const DepthwiseConv2dParams& d = p.depthwise;
   const int64_t mid = (d.channels + lanes - 1) / lanes * lanes;
   const int64_t row_floats = d.width + 2 * d.pad_left;
   const bool expands = p.expand_packed != nullptr;
   // Weights are read once per step: enough pixels a step to make that cheap.
   constexpr int64_t kPixelsPerStep = 100;
-  const int64_t rows = std::clamp<int64_t>((kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width), 1,
-                                           std::max<int64_t>(1, d.out_height));
-  const int64_t weights = mid * ((expands ? p.in_channels : 0) + d.kernel_height * d.kernel_width + p.out_channels);
+  const int64_t rows =
+      std::clamp<int64_t>((kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width), 1,
+                          std::max<int64_t>(1, d.out_height));
+  const int64_t weights =
+      mid * ((expands ? p.in_channels : 0) + d.kernel_height * d.kernel_width + p.out_channels);
   const int64_t slab = expands ? mid * row_floats * ring_rows(d, rows) : 0;
   const int64_t step_bytes = 4 * (slab + weights + rows * d.out_width * mid);
   const int64_t map_bytes = 4 * d.out_height * d.out_width * mid;

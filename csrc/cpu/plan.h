@@ -1,4 +1,5 @@
-// How a fused block is cut: which schedule, how many rows at a time. Pure arithmetic on shapes and cache sizes.
+// How a fused block is cut: which schedule, how many rows at a time. Pure arithmetic on shapes and
+// cache sizes.
 #pragma once
 
 #include <cstdint>
@@ -8,9 +9,10 @@
 namespace fastconv {
 
 struct InvertedResidualPlan {
-  // true: a ring of expanded rows with all channels, projected as it goes (depthwise output: rows_per_step rows).
-  // false: a few channels at a time through the whole map, whose depthwise output is then projected (needs one barrier;
-  // gives squeeze-excite its sums; each weight is read by one core).
+  // true: a ring of expanded rows with all channels, projected as it goes (depthwise output:
+  // rows_per_step rows). false: a few channels at a time through the whole map, whose depthwise
+  // output is then projected (needs one barrier; gives squeeze-excite its sums; each weight is read
+  // by one core).
   bool ring;
   int64_t rows_per_step;  // output rows
 };
@@ -20,8 +22,8 @@ struct CacheSizes {
 };
 
 // lanes: floats per vector; panel: expanded channels of one chunk of the second schedule.
-InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes, int64_t panel,
-                                            const CacheSizes& cache);
+InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes,
+                                            int64_t panel, const CacheSizes& cache);
 
 // Input rows under `rows` output rows: what the ring must hold.
 int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows);

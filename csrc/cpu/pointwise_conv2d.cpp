@@ -1,5 +1,6 @@
-// 1x1 convolution: the matrix product of gemm.h over pixels. A block of pixels stays in L2 while every panel of the weight
-// passes over it. Memory moved per pixel: C in, K out (and K of the residual).
+// 1x1 convolution: the matrix product of gemm.h over pixels. A block of pixels stays in L2 while
+// every panel of the weight passes over it. Memory moved per pixel: C in, K out (and K of the
+// residual).
 #include <algorithm>
 
 #include "gemm.h"
@@ -12,17 +13,21 @@ namespace {
 constexpr int64_t kBlockFloats = 32 * 1024;
 constexpr int64_t kMinPixels = 24;
 
-// Runs of pixels that are equally spaced in the input: everything, or an output row where the stride or the scale demands.
+// Runs of pixels that are equally spaced in the input: everything, or an output row where the
+// stride or the scale demands.
 struct Runs {
   int64_t count, pixels;
 };
 
 // Pixels [begin, end) of one run.
-void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t run, int64_t run_pixels, int64_t begin,
-                int64_t end, int64_t panel_begin, int64_t panel_end) {
+void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t run,
+                int64_t run_pixels, int64_t begin, int64_t end, int64_t panel_begin,
+                int64_t panel_end) {
   const int64_t in = p.in_channels, out = p.out_channels;
-  const int64_t n = run / std::max<int64_t>(1, p.out_height), y = run % std::max<int64_t>(1, p.out_height);
-  const bool by_row = run_pixels == p.out_width && (p.stride_height > 1 || p.stride_width > 1 || p.input_scale);
+  const int64_t n = run / std::max<int64_t>(1, p.out_height),
+                y = run % std::max<int64_t>(1, p.out_height);
+  const bool by_row =
+      run_pixels == p.out_width && (p.stride_height > 1 || p.stride_width > 1 || p.input_scale);
   const float* a_data = p.input;
   int64_t a_row = in;
   if (by_row) {
@@ -70,7 +75,8 @@ void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads) {
   // Equal blocks; where one run is all there is, some for each thread.
   int64_t blocks = blocks_per_run;
   if (runs.count == 1 && threads.count > 1) {
-    blocks = std::max<int64_t>(1, std::max(blocks, std::min(2 * threads.count, total / kMinPixels)));
+    blocks =
+        std::max<int64_t>(1, std::max(blocks, std::min(2 * threads.count, total / kMinPixels)));
   }
   threads.parallel(runs.count * blocks, [&](int64_t task) {
     const Share pixels(runs.pixels, blocks, task % blocks);

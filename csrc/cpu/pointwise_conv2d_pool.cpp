@@ -1,5 +1,6 @@
-// 1x1 convolution, activation and mean over the pixels. Each panel of output channels is computed for some pixels into a
-// tile in L1, summed, and forgotten. Memory moved: the input, the weight once per image, and K floats out.
+// 1x1 convolution, activation and mean over the pixels. Each panel of output channels is computed
+// for some pixels into a tile in L1, summed, and forgotten. Memory moved: the input, the weight
+// once per image, and K floats out.
 #include <algorithm>
 
 #include "gemm.h"
@@ -11,7 +12,8 @@ namespace {
 
 constexpr int64_t kTilePixels = 64;
 
-void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_t n, int64_t panel) {
+void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_t n,
+                int64_t panel) {
   const int64_t first = panels.first_vector(panel), width = panels.width(panel), in = p.in_channels;
   float* tile = scratch_floats(Scratch::kTile, (kTilePixels + 1) * width * kW);
   float* sums = tile + kTilePixels * width * kW;
@@ -20,7 +22,8 @@ void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_
     const int64_t count = std::min(kTilePixels, p.pixels - m);
     const GemmA a{p.input + (n * p.pixels + m) * in, in, in, 0, in};
     const GemmC c{tile, width * kW, kW, nullptr, panels.vectors * kW, first};
-    gemm(a, p.packed + kPackedHeader, panels, count, c, {p.activation, nullptr, 0}, panel, panel + 1,
+    gemm(a, p.packed + kPackedHeader, panels, count, c, {p.activation, nullptr, 0}, panel,
+         panel + 1,
          /*cold_weight=*/n == 0 && m == 0);
     for (int64_t v = 0; v < width; ++v) {
       Vec sum = vload(sums + v * kW);
@@ -47,7 +50,8 @@ void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& th
   if (p.batch == 0) return;
   const Panels panels(p.out_channels);
   constexpr int64_t kTasksPerThread = 4;
-  const int64_t parts = std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, panels.count);
+  const int64_t parts =
+      std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, panels.count);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);
     for (int64_t panel = share.begin; panel < share.end; ++panel) {

@@ -1,5 +1,6 @@
-// Working memory of the kernels: one buffer per thread and purpose, grown on demand and kept for the thread's life, so that
-// the steady state allocates nothing. Contents are not kept between calls.
+// Working memory of the kernels: one buffer per thread and purpose, grown on demand and kept for
+// the thread's life, so that the steady state allocates nothing. Contents are not kept between
+// calls.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +8,12 @@
 namespace fastconv {
 
 enum class Scratch : int {
-  kSlab = 0,   // expanded rows of one thread
-  kTile = 1,   // depthwise output of one thread
-  kTable = 2,  // offsets of one thread
-  kShared = 3, // depthwise output that all threads of an op write
-  kSums = 4,   // channel sums and gates
-  kRows = 5,   // offsets of rows of one thread
+  kSlab = 0,    // expanded rows of one thread
+  kTile = 1,    // depthwise output of one thread
+  kTable = 2,   // offsets of one thread
+  kShared = 3,  // depthwise output that all threads of an op write
+  kSums = 4,    // channel sums and gates
+  kRows = 5,    // offsets of rows of one thread
 };
 constexpr int kScratchCount = 6;
 

@@ -1,5 +1,6 @@
-// Squeeze-excite: channel means -> reduce -> activation -> expand -> gate, and the input times the gates.
-// The two matrices are tiny (C x C/4): a dot product a row, on the calling thread. The map is read twice and written once.
+// Squeeze-excite: channel means -> reduce -> activation -> expand -> gate, and the input times the
+// gates. The two matrices are tiny (C x C/4): a dot product a row, on the calling thread. The map
+// is read twice and written once.
 #include <algorithm>
 #include <cstring>
 
@@ -25,9 +26,10 @@ float dot(const float* a, const float* b, int64_t n) {
 }
 
 // out = activation(weight [rows, depth] x + bias); out has room for whole vectors.
-void dense(const float* weight, const float* bias, int64_t rows, int64_t depth, const float* x, Activation activation,
-           float* out) {
-  for (int64_t r = 0; r < rows; ++r) out[r] = dot(weight + r * depth, x, depth) + (bias != nullptr ? bias[r] : 0.f);
+void dense(const float* weight, const float* bias, int64_t rows, int64_t depth, const float* x,
+           Activation activation, float* out) {
+  for (int64_t r = 0; r < rows; ++r)
+    out[r] = dot(weight + r * depth, x, depth) + (bias != nullptr ? bias[r] : 0.f);
   std::fill(out + rows, out + vectors_of(rows) * kW, 0.f);
   const ActivationBounds bounds = activation_bounds(activation);
   for (int64_t i = 0; i < rows; i += kW) {
@@ -42,7 +44,8 @@ void dense(const float* weight, const float* bias, int64_t rows, int64_t depth, 
 }
 
 // sums[c] over pixels [begin, end) of an NHWC image; four pixels at a time.
-void sum_pixels(const float* image, int64_t channels, int64_t pixels, int64_t first, int64_t last, float* sums) {
+void sum_pixels(const float* image, int64_t channels, int64_t pixels, int64_t first, int64_t last,
+                float* sums) {
   for (int64_t c = first; c < last; c += kW) {
     const int lanes = static_cast<int>(std::min<int64_t>(kW, channels - c));
     Vec sum = vzero();
@@ -54,7 +57,8 @@ void sum_pixels(const float* image, int64_t channels, int64_t pixels, int64_t fi
   }
 }
 
-void scale_pixels(const float* in, int64_t channels, int64_t first, int64_t last, const float* gates, float* out) {
+void scale_pixels(const float* in, int64_t channels, int64_t first, int64_t last,
+                  const float* gates, float* out) {
   for (int64_t m = first; m < last; ++m) {
     const float* x = in + m * channels;
     float* y = out + m * channels;
@@ -69,7 +73,8 @@ void scale_pixels(const float* in, int64_t channels, int64_t first, int64_t last
 
 }  // namespace
 
-void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels, float* gates) {
+void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels,
+                          float* gates) {
   const int64_t vectors = vectors_of(p.channels);
   float* means = scratch_floats(Scratch::kTable, (vectors + vectors_of(p.squeezed)) * kW);
   float* squeezed = means + vectors * kW;
@@ -90,7 +95,8 @@ void squeeze_excite(const SqueezeExciteConv2dParams& p, const Threads& threads) 
     const int64_t sum_parts = std::min(threads.count, vectors);
     threads.parallel(sum_parts, [&](int64_t i) {
       const Share share(vectors, sum_parts, i);
-      sum_pixels(image, channels, p.pixels, share.begin * kW, std::min(share.end * kW, channels), sums);
+      sum_pixels(image, channels, p.pixels, share.begin * kW, std::min(share.end * kW, channels),
+                 sums);
     });
     squeeze_excite_gates(p.weights, sums, p.pixels, gates);
     const int64_t parts = std::min(threads.count, p.pixels);

@@ -1,8 +1,10 @@
-// SIMD verbs. One vector type `Vec` of kW floats per instruction set, and the same free functions for each, so that a
-// kernel is written once and compiled once per level. Everything lives in a namespace named after the level: the linker
-// must never merge an AVX-512 copy of a function with a portable one.
+// SIMD verbs. One vector type `Vec` of kW floats per instruction set, and the same free functions
+// for each, so that a kernel is written once and compiled once per level. Everything lives in a
+// namespace named after the level: the linker must never merge an AVX-512 copy of a function with a
+// portable one.
 //
-// Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32 for AVX-512.
+// Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32
+// for AVX-512.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +54,8 @@ FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }
-// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+// min and max return the second operand where either is NaN: pass the data second and NaN survives
+// a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
@@ -83,7 +86,8 @@ FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm256_div_ps(a, b); }
-// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+// min and max return the second operand where either is NaN: pass the data second and NaN survives
+// a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
@@ -121,7 +125,8 @@ FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return a + b; }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return a - b; }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return a * b; }
 FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return a / b; }
-// min and max return the second operand where either is NaN: pass the data second and NaN survives a clamp.
+// min and max return the second operand where either is NaN: pass the data second and NaN survives
+// a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }

@@ -1,4 +1,5 @@
-// What the Torch halves share: checks in the one form of message, layouts, packed weights, torch's threads.
+// What the Torch halves share: checks in the one form of message, layouts, packed weights, torch's
+// threads.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -58,59 +59,69 @@ inline Image check_input(const char* op, const Tensor& input) {
   FASTCONV_CHECK(image.channels > 0 && image.height > 0 && image.width > 0, op, "input",
                  "have shape (N, C, H, W) with C, H, W at least 1", shape_text(input));
   // Offsets inside a slab of rows are 32-bit.
-  FASTCONV_CHECK(image.width <= (int64_t{1} << 20), op, "input", "be at most 2^20 wide", shape_text(input));
+  FASTCONV_CHECK(image.width <= (int64_t{1} << 20), op, "input", "be at most 2^20 wide",
+                 shape_text(input));
   return image;
 }
 
 inline void check_vector(const char* op, const char* arg, const OptionalTensor& t, int64_t size) {
   if (!t.has_value()) return;
   check_float_cpu(op, arg, *t);
-  FASTCONV_CHECK(t->dim() == 1 && t->size(0) == size, op, arg, text("have shape (", size, ",)"), shape_text(*t));
+  FASTCONV_CHECK(t->dim() == 1 && t->size(0) == size, op, arg, text("have shape (", size, ",)"),
+                 shape_text(*t));
 }
 
 // A (K, channels, 1, 1) weight; returns K.
-inline int64_t check_pointwise_weight(const char* op, const char* arg, const Tensor& weight, int64_t channels) {
+inline int64_t check_pointwise_weight(const char* op, const char* arg, const Tensor& weight,
+                                      int64_t channels) {
   check_float_cpu(op, arg, weight);
-  FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == channels && weight.size(2) == 1 &&
-                     weight.size(3) == 1,
+  FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == channels &&
+                     weight.size(2) == 1 && weight.size(3) == 1,
                  op, arg, text("have shape (K, ", channels, ", 1, 1)"), shape_text(weight));
   return weight.size(0);
 }
 
-inline void check_depthwise_weight(const char* op, const char* arg, const Tensor& weight, int64_t channels) {
+inline void check_depthwise_weight(const char* op, const char* arg, const Tensor& weight,
+                                   int64_t channels) {
   check_float_cpu(op, arg, weight);
-  FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 && weight.size(2) > 0 &&
-                     weight.size(3) > 0,
+  FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
+                     weight.size(2) > 0 && weight.size(3) > 0,
                  op, arg, text("have shape (", channels, ", 1, KH, KW)"), shape_text(weight));
 }
 
 inline Activation check_activation(const char* op, const char* arg, int64_t code) {
-  FASTCONV_CHECK(code >= 0 && code < kActivationCount, op, arg, text("be a code from 0 to ", kActivationCount - 1),
-                 code);
+  FASTCONV_CHECK(code >= 0 && code < kActivationCount, op, arg,
+                 text("be a code from 0 to ", kActivationCount - 1), code);
   return static_cast<Activation>(code);
 }
 
 using Ints = std::vector<int64_t>;
 
-inline void check_ints(const char* op, const char* arg, const Ints& values, std::size_t count, int64_t least) {
+inline void check_ints(const char* op, const char* arg, const Ints& values, std::size_t count,
+                       int64_t least) {
   bool ok = values.size() == count;
   for (int64_t v : values) ok = ok && v >= least && v <= (int64_t{1} << 20);
-  FASTCONV_CHECK(ok, op, arg, text("be ", count, " ints from ", least, " to 2^20"), text(values.size(), " ints"));
+  FASTCONV_CHECK(ok, op, arg, text("be ", count, " ints from ", least, " to 2^20"),
+                 text(values.size(), " ints"));
 }
 
-// Sizes of a convolution's window over `image`, all arguments checked. padding: top, bottom, left, right.
+// Sizes of a convolution's window over `image`, all arguments checked. padding: top, bottom, left,
+// right.
 struct Window {
   int64_t out_height, out_width;
 };
 
-inline Window check_window(const char* op, const Image& image, const Tensor& weight, const Ints& stride,
-                           const Ints& padding, const Ints& dilation) {
+inline Window check_window(const char* op, const Image& image, const Tensor& weight,
+                           const Ints& stride, const Ints& padding, const Ints& dilation) {
   check_ints(op, "stride", stride, 2, 1);
   check_ints(op, "padding", padding, 4, 0);
   check_ints(op, "dilation", dilation, 2, 1);
-  const int64_t spare_h = image.height + padding[0] + padding[1] - dilation[0] * (weight.size(2) - 1) - 1;
-  const int64_t spare_w = image.width + padding[2] + padding[3] - dilation[1] * (weight.size(3) - 1) - 1;
-  FASTCONV_CHECK(spare_h >= 0 && spare_w >= 0, op, "input", "be, with its padding, at least as large as the kernel",
+  const int64_t spare_h =
+      image.height + padding[0] + padding[1] - dilation[0] * (weight.size(2) - 1) - 1;
+  const int64_t spare_w =
+      image.width + padding[2] + padding[3] - dilation[1] * (weight.size(3) - 1) - 1;
+  FASTCONV_CHECK(spare_h >= 0 && spare_w >= 0, op, "input",
+                 "be, with its padding, at least as large as the kernel",
                  text(image.height, " x ", image.width));
   return {spare_h / stride[0] + 1, spare_w / stride[1] + 1};
 }
@@ -119,20 +130,24 @@ inline Window check_window(const char* op, const Image& image, const Tensor& wei
 inline Tensor channels_last(const Tensor& t) {
   const int64_t c = t.size(1), h = t.size(2), w = t.size(3);
   const bool dense = (c == 1 || t.stride(1) == 1) && (w == 1 || t.stride(3) == c) &&
-                     (h == 1 || t.stride(2) == w * c) && (t.size(0) == 1 || t.stride(0) == h * w * c);
+                     (h == 1 || t.stride(2) == w * c) &&
+                     (t.size(0) == 1 || t.stride(0) == h * w * c);
   return dense ? t : torch::stable::contiguous(t, MemoryFormat::ChannelsLast);
 }
 
-inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+inline Tensor dense(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 
 inline Tensor empty_channels_last(const Tensor& like, std::array<int64_t, 4> sizes) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt, like.device(),
-                              std::nullopt, MemoryFormat::ChannelsLast);
+  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt,
+                              like.device(), std::nullopt, MemoryFormat::ChannelsLast);
 }
 
 inline Tensor empty_2d(const Tensor& like, int64_t rows, int64_t columns) {
   const std::array<int64_t, 2> sizes{rows, columns};
-  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt, like.device());
+  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt,
+                              like.device());
 }
 
 inline const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
@@ -140,18 +155,22 @@ inline const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
 inline float* mutable_data(const Tensor& t) { return t.mutable_data_ptr<float>(); }
 
 // A residual of the output's shape, dense NHWC; keeps the tensor alive.
-inline OptionalTensor check_residual(const char* op, const OptionalTensor& residual, std::array<int64_t, 4> sizes) {
+inline OptionalTensor check_residual(const char* op, const OptionalTensor& residual,
+                                     std::array<int64_t, 4> sizes) {
   if (!residual.has_value()) return std::nullopt;
   check_float_cpu(op, "residual", *residual);
   bool ok = residual->dim() == 4;
   for (int64_t i = 0; ok && i < 4; ++i) ok = residual->size(i) == sizes[i];
-  FASTCONV_CHECK(ok, op, "residual",
-                 text("have shape [", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], "]"),
-                 shape_text(*residual));
+  FASTCONV_CHECK(
+      ok, op, "residual",
+      text("have shape [", sizes[0], ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], "]"),
+      shape_text(*residual));
   return channels_last(*residual);
 }
 
-inline const float* data_or_null(const OptionalTensor& t) { return t.has_value() ? data(*t) : nullptr; }
+inline const float* data_or_null(const OptionalTensor& t) {
+  return t.has_value() ? data(*t) : nullptr;
+}
 
 inline Threads torch_threads() {
   const auto run = [](int64_t tasks, Threads::Body body, void* context) {
@@ -164,7 +183,8 @@ inline Threads torch_threads() {
 Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias);
 Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias);
 
-// Walks the segments of an op's packed weights, checking each header; packs for this call where there is none.
+// Walks the segments of an op's packed weights, checking each header; packs for this call where
+// there is none.
 class PackedWeights {
  public:
   PackedWeights(const char* op, const OptionalTensor& packed);

@@ -3,13 +3,15 @@
 namespace fastconv {
 namespace {
 
-Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Ints& stride,
-                           const Ints& padding, int64_t activation, const OptionalTensor& packed) {
+Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                           const Ints& stride, const Ints& padding, int64_t activation,
+                           const OptionalTensor& packed) {
   const char* op = "conv2d_bias_act";
   const Image image = check_input(op, input);
   check_float_cpu(op, "weight", weight);
-  FASTCONV_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.size(1) == image.channels, op, "weight",
-                 text("have shape (K, ", image.channels, ", KH, KW)"), shape_text(weight));
+  FASTCONV_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.size(1) == image.channels, op,
+                 "weight", text("have shape (K, ", image.channels, ", KH, KW)"),
+                 shape_text(weight));
   const Window window = check_window(op, image, weight, stride, padding, {1, 1});
   const int64_t k = weight.size(0);
   check_vector(op, "bias", bias, k);

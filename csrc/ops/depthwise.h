@@ -6,8 +6,9 @@
 namespace fastconv {
 
 // Sizes and window of a depthwise convolution of `image`; pointers are left to the op.
-inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name, const Image& image,
-                                              int64_t channels, const Tensor& weight, const Ints& stride,
+inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name,
+                                              const Image& image, int64_t channels,
+                                              const Tensor& weight, const Ints& stride,
                                               const Ints& padding, const Ints& dilation) {
   check_depthwise_weight(op, weight_name, weight, channels);
   const Window window = check_window(op, image, weight, stride, padding, dilation);

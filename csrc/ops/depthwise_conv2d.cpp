@@ -3,9 +3,9 @@
 namespace fastconv {
 namespace {
 
-Tensor depthwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Ints& stride,
-                            const Ints& padding, const Ints& dilation, int64_t activation,
-                            const OptionalTensor& packed) {
+Tensor depthwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                            const Ints& stride, const Ints& padding, const Ints& dilation,
+                            int64_t activation, const OptionalTensor& packed) {
   const char* op = "depthwise_conv2d";
   const Image image = check_input(op, input);
   DepthwiseConv2dParams p =
@@ -16,7 +16,8 @@ Tensor depthwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
   p.packed = weights.depthwise(weight, bias);
   weights.check_end();
   const Tensor dense_input = channels_last(input);
-  Tensor output = empty_channels_last(input, {image.batch, image.channels, p.out_height, p.out_width});
+  Tensor output =
+      empty_channels_last(input, {image.batch, image.channels, p.out_height, p.out_width});
   p.input = data(dense_input);
   p.output = mutable_data(output);
   kernels().depthwise_conv2d(p, torch_threads());

@@ -4,22 +4,25 @@
 namespace fastconv {
 namespace {
 
-Tensor inverted_residual_cpu(const Tensor& input, const OptionalTensor& expand_weight, const OptionalTensor& expand_bias,
-                             const Tensor& depthwise_weight, const OptionalTensor& depthwise_bias,
-                             const Tensor& project_weight, const OptionalTensor& project_bias, const Ints& stride,
+Tensor inverted_residual_cpu(const Tensor& input, const OptionalTensor& expand_weight,
+                             const OptionalTensor& expand_bias, const Tensor& depthwise_weight,
+                             const OptionalTensor& depthwise_bias, const Tensor& project_weight,
+                             const OptionalTensor& project_bias, const Ints& stride,
                              const Ints& padding, const Ints& dilation, int64_t activation,
-                             const std::vector<Tensor>& squeeze_excite, int64_t squeeze_excite_activation,
-                             int64_t squeeze_excite_gate, const OptionalTensor& residual,
-                             const OptionalTensor& packed) {
+                             const std::vector<Tensor>& squeeze_excite,
+                             int64_t squeeze_excite_activation, int64_t squeeze_excite_gate,
+                             const OptionalTensor& residual, const OptionalTensor& packed) {
   const char* op = "inverted_residual";
   const Image image = check_input(op, input);
   int64_t mid = image.channels;
-  if (expand_weight.has_value()) mid = check_pointwise_weight(op, "expand_weight", *expand_weight, image.channels);
+  if (expand_weight.has_value())
+    mid = check_pointwise_weight(op, "expand_weight", *expand_weight, image.channels);
   FASTCONV_CHECK(expand_weight.has_value() || !expand_bias.has_value(), op, "expand_bias",
                  "be None where expand_weight is", "a tensor");
   check_vector(op, "expand_bias", expand_bias, mid);
   InvertedResidualParams p{};
-  p.depthwise = depthwise_params(op, "depthwise_weight", image, mid, depthwise_weight, stride, padding, dilation);
+  p.depthwise = depthwise_params(op, "depthwise_weight", image, mid, depthwise_weight, stride,
+                                 padding, dilation);
   check_vector(op, "depthwise_bias", depthwise_bias, mid);
   const int64_t k = check_pointwise_weight(op, "project_weight", project_weight, mid);
   check_vector(op, "project_bias", project_bias, k);
@@ -30,12 +33,12 @@ Tensor inverted_residual_cpu(const Tensor& input, const OptionalTensor& expand_w
   p.expand_activation = p.depthwise.activation = check_activation(op, "activation", activation);
   p.project_activation = Activation::kNone;
   SqueezeExciteTensors tensors;
-  FASTCONV_CHECK(squeeze_excite.empty() || squeeze_excite.size() == 4, op, "squeeze_excite", "have 0 or 4 tensors",
-                 squeeze_excite.size());
+  FASTCONV_CHECK(squeeze_excite.empty() || squeeze_excite.size() == 4, op, "squeeze_excite",
+                 "have 0 or 4 tensors", squeeze_excite.size());
   if (!squeeze_excite.empty()) {
-    p.squeeze_excite =
-        squeeze_excite_params(op, mid, squeeze_excite[0], squeeze_excite[1], squeeze_excite[2], squeeze_excite[3],
-                              squeeze_excite_activation, squeeze_excite_gate, &tensors);
+    p.squeeze_excite = squeeze_excite_params(
+        op, mid, squeeze_excite[0], squeeze_excite[1], squeeze_excite[2], squeeze_excite[3],
+        squeeze_excite_activation, squeeze_excite_gate, &tensors);
   }
   PackedWeights weights(op, packed);
   if (expand_weight.has_value()) p.expand_packed = weights.pointwise(*expand_weight, expand_bias);

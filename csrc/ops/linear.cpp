@@ -3,13 +3,15 @@
 namespace fastconv {
 namespace {
 
-Tensor linear_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const OptionalTensor& packed) {
+Tensor linear_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& packed) {
   const char* op = "linear";
   check_float_cpu(op, "input", input);
-  FASTCONV_CHECK(input.dim() == 2 && input.size(1) > 0, op, "input", "have shape (N, C)", shape_text(input));
+  FASTCONV_CHECK(input.dim() == 2 && input.size(1) > 0, op, "input", "have shape (N, C)",
+                 shape_text(input));
   check_float_cpu(op, "weight", weight);
-  FASTCONV_CHECK(weight.dim() == 2 && weight.numel() > 0 && weight.size(1) == input.size(1), op, "weight",
-                 text("have shape (K, ", input.size(1), ")"), shape_text(weight));
+  FASTCONV_CHECK(weight.dim() == 2 && weight.numel() > 0 && weight.size(1) == input.size(1), op,
+                 "weight", text("have shape (K, ", input.size(1), ")"), shape_text(weight));
   check_vector(op, "bias", bias, weight.size(0));
   PackedWeights weights(op, packed);
   const Tensor dense_input = dense(input);

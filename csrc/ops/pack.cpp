@@ -8,7 +8,8 @@ namespace {
 Tensor allocate_packed(const Tensor& like, PackedKind kind, int64_t channels, int64_t depth) {
   const int64_t size = packed_size(channels, depth);
   const std::array<int64_t, 1> sizes{size};
-  Tensor packed = torch::stable::empty({sizes.data(), 1}, ScalarType::Float, std::nullopt, like.device());
+  Tensor packed =
+      torch::stable::empty({sizes.data(), 1}, ScalarType::Float, std::nullopt, like.device());
   std::memset(mutable_data(packed), 0, sizeof(float) * size);
   PackedHeader header{};
   header.magic = kPackedMagic;
@@ -37,7 +38,8 @@ Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias) {
   Tensor packed = allocate_packed(weight, PackedKind::kPointwise, k, c * taps);
   const Tensor dense_weight = dense(weight);
   const OptionalTensor b = dense_bias(bias);
-  kernels().pack_pointwise(data(dense_weight), k, c, taps, data_or_null(b), mutable_data(packed) + kPackedHeader);
+  kernels().pack_pointwise(data(dense_weight), k, c, taps, data_or_null(b),
+                           mutable_data(packed) + kPackedHeader);
   return packed;
 }
 
@@ -51,15 +53,17 @@ Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias) {
   Tensor packed = allocate_packed(weight, PackedKind::kDepthwise, channels, taps);
   const Tensor dense_weight = dense(weight);
   const OptionalTensor b = dense_bias(bias);
-  kernels().pack_depthwise(data(dense_weight), channels, taps, data_or_null(b), mutable_data(packed) + kPackedHeader);
+  kernels().pack_depthwise(data(dense_weight), channels, taps, data_or_null(b),
+                           mutable_data(packed) + kPackedHeader);
   return packed;
 }
 
-PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed) : op_(op), packed_(packed) {
+PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed)
+    : op_(op), packed_(packed) {
   if (!packed.has_value()) return;
   check_float_cpu(op, "packed", *packed);
-  FASTCONV_CHECK(packed->dim() == 1 && packed->is_contiguous(), op, "packed", "be contiguous and have 1 dimension",
-                 shape_text(*packed));
+  FASTCONV_CHECK(packed->dim() == 1 && packed->is_contiguous(), op, "packed",
+                 "be contiguous and have 1 dimension", shape_text(*packed));
   cursor_ = data(*packed);
   left_ = packed->numel();
 }
@@ -71,9 +75,10 @@ const float* PackedWeights::next(PackedKind kind, int64_t channels, int64_t dept
   const bool ok = left_ >= size && header.magic == kPackedMagic && header.kind == kind &&
                   header.channels == channels && header.depth == depth &&
                   header.isa == static_cast<int32_t>(kernels().isa);
-  FASTCONV_CHECK(ok, op_, "packed",
-                 text("hold ", channels, " x ", depth, " weights packed for ", isa_name(kernels().isa)),
-                 text("something else of ", left_, " floats"));
+  FASTCONV_CHECK(
+      ok, op_, "packed",
+      text("hold ", channels, " x ", depth, " weights packed for ", isa_name(kernels().isa)),
+      text("something else of ", left_, " floats"));
   const float* segment = cursor_;
   cursor_ += size;
   left_ -= size;
@@ -81,17 +86,20 @@ const float* PackedWeights::next(PackedKind kind, int64_t channels, int64_t dept
 }
 
 const float* PackedWeights::pointwise(const Tensor& weight, const OptionalTensor& bias) {
-  if (packed_.has_value()) return next(PackedKind::kPointwise, weight.size(0), weight.numel() / weight.size(0));
+  if (packed_.has_value())
+    return next(PackedKind::kPointwise, weight.size(0), weight.numel() / weight.size(0));
   return data(*(owned_[owned_count_++] = pack_pointwise(weight, bias)));
 }
 
 const float* PackedWeights::depthwise(const Tensor& weight, const OptionalTensor& bias) {
-  if (packed_.has_value()) return next(PackedKind::kDepthwise, weight.size(0), weight.numel() / weight.size(0));
+  if (packed_.has_value())
+    return next(PackedKind::kDepthwise, weight.size(0), weight.numel() / weight.size(0));
   return data(*(owned_[owned_count_++] = pack_depthwise(weight, bias)));
 }
 
 void PackedWeights::check_end() const {
-  FASTCONV_CHECK(left_ == 0, op_, "packed", "end with the last weight", text(left_, " floats more"));
+  FASTCONV_CHECK(left_ == 0, op_, "packed", "end with the last weight",
+                 text(left_, " floats more"));
 }
 
 }  // namespace fastconv

@@ -3,22 +3,25 @@
 namespace fastconv {
 namespace {
 
-Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, const Ints& stride,
-                            int64_t activation, const OptionalTensor& residual, const OptionalTensor& input_scale,
-                            const OptionalTensor& packed) {
+Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
+                            const Ints& stride, int64_t activation, const OptionalTensor& residual,
+                            const OptionalTensor& input_scale, const OptionalTensor& packed) {
   const char* op = "pointwise_conv2d";
   const Image image = check_input(op, input);
   const int64_t k = check_pointwise_weight(op, "weight", weight, image.channels);
   check_vector(op, "bias", bias, k);
   check_ints(op, "stride", stride, 2, 1);
-  const int64_t out_height = (image.height - 1) / stride[0] + 1, out_width = (image.width - 1) / stride[1] + 1;
-  const OptionalTensor dense_residual = check_residual(op, residual, {image.batch, k, out_height, out_width});
+  const int64_t out_height = (image.height - 1) / stride[0] + 1,
+                out_width = (image.width - 1) / stride[1] + 1;
+  const OptionalTensor dense_residual =
+      check_residual(op, residual, {image.batch, k, out_height, out_width});
   OptionalTensor dense_scale;
   if (input_scale.has_value()) {
     check_float_cpu(op, "input_scale", *input_scale);
     const bool ok = input_scale->dim() == 2 && input_scale->size(0) == image.batch &&
                     input_scale->size(1) == image.channels;
-    FASTCONV_CHECK(ok, op, "input_scale", text("have shape (", image.batch, ", ", image.channels, ")"),
+    FASTCONV_CHECK(ok, op, "input_scale",
+                   text("have shape (", image.batch, ", ", image.channels, ")"),
                    shape_text(*input_scale));
     dense_scale = dense(*input_scale);
   }

@@ -3,8 +3,9 @@
 namespace fastconv {
 namespace {
 
-Tensor pointwise_conv2d_pool_cpu(const Tensor& input, const Tensor& weight, const OptionalTensor& bias,
-                                 int64_t activation, const OptionalTensor& packed) {
+Tensor pointwise_conv2d_pool_cpu(const Tensor& input, const Tensor& weight,
+                                 const OptionalTensor& bias, int64_t activation,
+                                 const OptionalTensor& packed) {
   const char* op = "pointwise_conv2d_pool";
   const Image image = check_input(op, input);
   const int64_t k = check_pointwise_weight(op, "weight", weight, image.channels);
