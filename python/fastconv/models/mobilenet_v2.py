@@ -96,25 +96,29 @@ class MobileNetV2(FusedModule):
         run = None if torch.compiler.is_compiling() else self._native_run(input, "network")
         return self._plain_forward(input) if run is None else run(input)
 
+    def _layers(self) -> list[nn.Module]:
+        parts = (self.features, self.classifier)
+        if any(type(part) is not nn.Sequential or len(part) == 0 for part in parts):
+            return []
+        return [*parts, *self.features, *self.classifier]
+
     def _fuse(self, kind: str, pack: bool) -> Run | None:
         """The native ops of all layers in a row: one check of the weights for the whole network."""
-        if any(module.training for module in self.modules()):
+        modules = self._layers()
+        if len(modules) == 0 or any(module.training for module in modules):
             return None
-        for part in (self.features, self.classifier):
-            if type(part) is not nn.Sequential:
-                return None
-        every = (*self.features, *self.classifier)
-        layers = [layer for layer in every if type(layer) is not nn.Dropout]
-        if len(self.features) + 1 != len(layers) or not isinstance(layers[-2], Conv2dNormAct):
+        *front, head = self.features
+        rest = [module for module in self.classifier if type(module) is not nn.Dropout]
+        if len(rest) != 1 or getattr(type(head), "pooled", None) is not Conv2dNormAct.pooled:
             return None
+        forms = [(layer, "forward", 4) for layer in front]
+        forms += [(head, "pooled", 4), (rest[0], "forward", 2)]
         runs: list[Run] = []
-        for layer in layers:
-            kind = "pooled" if layer is layers[-2] else "forward"
-            layer_run = layer.packed_run(kind) if isinstance(layer, FusedModule) else None
+        for layer, form, dims in forms:
+            layer_run = layer.packed_run(form, dims) if isinstance(layer, FusedModule) else None
             if layer_run is None:
                 return None
             runs.append(layer_run)
-
         *body, classify = runs
 
         def features(images: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ weights. Those live in a cache that is checked at every call against everything 
 """
 
 from collections.abc import Callable, Iterator
-from operator import getitem, is_, itemgetter
+from itertools import repeat
+from operator import attrgetter, contains, getitem, is_, itemgetter
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ _CACHE = "_fused_cache"
 _PLAIN = (Tensor, nn.Parameter)
 _NOT_USED = "num_batches_tracked"  # the only buffer of a BatchNorm that does not enter the fold
 
-_version = torch._C.TensorBase._version.__get__  # type: ignore[attr-defined]
+_version = attrgetter("_version")
 _data_ptr = Tensor.data_ptr
 _convolution_config = itemgetter("stride", "padding", "dilation", "groups")
 _norm_config = itemgetter("training", "eps")
 _is_training = itemgetter("training")
+_cache = itemgetter(_CACHE)
 
 
 class FusedModule(nn.Module):
@@ -67,12 +69,18 @@ class FusedModule(nn.Module):
         fused: _Fused | None = cache.get(kind)
         if fused is None or not fused.is_current():
             with torch.no_grad():
-                fused = cache[kind] = _Fused(self, self._fuse(kind, True))
+                fused = cache[kind] = _Fused(self, self._fuse(kind, True), self._layers())
         return fused
 
-    def packed_run(self, kind: str = "forward") -> Run | None:
-        """The packed native form for a caller that checks the whole of its modules itself."""
-        return None if self.training else self._current_fused(kind).run
+    def _layers(self) -> list[nn.Module]:
+        """The modules inside that the native form stands for without having looked into them."""
+        return []
+
+    def packed_run(self, kind: str, dims: int) -> Run | None:
+        """The packed native form, for a caller that checks the whole of its modules itself."""
+        if self.training or self._input_dims != dims or type(self).forward is not _FORWARD:
+            return None
+        return self._current_fused(kind).run
 
     def _wants_gradient(self, input: Tensor) -> bool:
         return input.requires_grad or any(p.requires_grad for p in self.parameters())
@@ -108,10 +116,13 @@ class FusedModule(nn.Module):
         return state
 
 
+_FORWARD = FusedModule.forward
+
+
 class _Fused:
     """The native form of a module, and what it was made of."""
 
-    def __init__(self, root: nn.Module, run: Run | None) -> None:
+    def __init__(self, root: nn.Module, run: Run | None, layers: list[nn.Module]) -> None:
         self.run = run
         modules = list(root.modules())
         inner = modules[1:]
@@ -131,9 +142,11 @@ class _Fused:
         self.convolutions_then = list(map(_convolution_config, self.convolutions))
         self.norms = [m.__dict__ for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         self.norms_then = list(map(_norm_config, self.norms))
-        self.dropouts = [
-            m.__dict__ for m in modules if isinstance(m, nn.modules.dropout._DropoutNd)
-        ]
+        self.layers = [m.__dict__ for m in layers]
+        self.training_then = list(map(_is_training, self.layers))
+        # A layer that forgot its cache may have changed in a way that only it was told of.
+        self.cached = [layer for layer in self.layers if _CACHE in layer]
+        self.caches_then = list(map(_cache, self.cached))
         self.isa_generation = backend.isa_generation
 
     def is_current(self) -> bool:
@@ -146,15 +159,17 @@ class _Fused:
                 and list(map(_norm_config, self.norms)) == self.norms_then
                 and list(map(_convolution_config, self.convolutions)) == self.convolutions_then
                 and self.children == self.children_then
-                and not any(map(_is_training, self.dropouts))
+                and list(map(_is_training, self.layers)) == self.training_then
+                and all(map(is_, map(_cache, self.cached), self.caches_then))
                 and self.isa_generation == backend.isa_generation
             )
-        except KeyError:  # a parameter is gone, as when a parametrization replaces it
+        except KeyError:  # a cache is gone, or a parameter, as when parametrization replaces it
             return False
 
     def is_hooked(self) -> bool:
         return (
             any(self.hooks)
+            or any(map(contains, self.layers, repeat("forward")))  # one put on the layer itself
             or bool(global_hooks._global_forward_hooks)
             or bool(global_hooks._global_forward_pre_hooks)
         )
