@@ -84,11 +84,11 @@ def choose(op: str, limit: str | None = None) -> bool:
 
 def _surroundings() -> str | None:
     """Why an opaque op does not fit where the call happens, None if it does."""
-    if torch.compiler.is_exporting():
-        return "an exported program has PyTorch's own ops only"
     if torch._C._is_any_autocast_enabled():
         return "autocast is on, and the kernels compute in float32"
     if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            return "an exported program has PyTorch's own ops only"
         return None
     if torch._C._is_tracing():
         return "a traced program has PyTorch's own ops only"

@@ -58,8 +58,9 @@ def pack_separable(
     pointwise_bias: Tensor | None,
 ) -> Tensor:
     """For depthwise_separable_conv2d."""
-    depthwise = pack_depthwise(depthwise_weight, depthwise_bias)
-    return torch.cat([depthwise, pack_pointwise(pointwise_weight, pointwise_bias)])
+    return pack_inverted_residual(
+        None, None, depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias
+    )
 
 
 def pack_inverted_residual(
@@ -71,10 +72,10 @@ def pack_inverted_residual(
     project_bias: Tensor | None,
 ) -> Tensor:
     """For inverted_residual."""
-    rest = pack_separable(depthwise_weight, depthwise_bias, project_weight, project_bias)
-    if expand_weight is None:
-        return rest
-    return torch.cat([pack_pointwise(expand_weight, expand_bias), rest])
+    parts = [] if expand_weight is None else [pack_pointwise(expand_weight, expand_bias)]
+    parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
+    parts.append(pack_pointwise(project_weight, project_bias))
+    return torch.cat(parts)
 
 
 def _packed_size(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -88,8 +89,8 @@ if backend.NATIVE_MISSING is None:
 
 
 class _Entry(NamedTuple):
-    references: tuple[Any, ...]  # one weak reference (or None) per tensor
-    state: tuple[int, ...]
+    watched: list[tuple[Any, int, int]]  # weak reference, version and address of each tensor
+    isa_generation: int
     packed: Tensor
 
 
@@ -110,41 +111,34 @@ def packed(pack: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor | Non
 
     None (the op then packs for itself) for tensors whose changes cannot be seen.
     """
-    if torch.compiler.is_compiling():
-        return None
+    # A tensor that lives is the only one of its id.
     key = (pack, *map(id, tensors))
     entry = _entries.get(key)
-    if entry is not None:
-        state = [backend.isa_generation]
-        for reference, tensor in zip(entry.references, tensors, strict=True):
-            if tensor is not None:
-                if reference() is not tensor:
-                    break
-                state += (tensor._version, tensor.data_ptr())
+    if entry is not None and entry.isa_generation == backend.isa_generation:
+        for reference, version, address in entry.watched:
+            tensor = reference()
+            if tensor is None or tensor._version != version or tensor.data_ptr() != address:
+                break
         else:
-            if tuple(state) == entry.state:
-                return entry.packed
+            return entry.packed
     return _pack_and_remember(key, pack, tensors)
 
 
 def _pack_and_remember(
     key: tuple[Any, ...], pack: Callable[..., Tensor], tensors: tuple[Tensor | None, ...]
 ) -> Tensor | None:
-    for tensor in tensors:
-        if tensor is not None and (type(tensor) not in _CACHEABLE or tensor.is_inference()):
+    present = [tensor for tensor in tensors if tensor is not None]
+    for tensor in present:
+        if type(tensor) not in _CACHEABLE or tensor.is_inference():
             return None
 
     def forget(_: object) -> None:
         _entries.pop(key, None)
 
-    references, state = [], [backend.isa_generation]
-    for tensor in tensors:
-        references.append(None if tensor is None else weakref.ref(tensor, forget))
-        if tensor is not None:
-            state += (tensor._version, tensor.data_ptr())
+    watched = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in present]
     with torch.no_grad():
         result = pack(*tensors)
-    _entries[key] = _Entry(tuple(references), tuple(state), result)
+    _entries[key] = _Entry(watched, backend.isa_generation, result)
     _entries.move_to_end(key)
     while len(_entries) > CACHE_ENTRIES:
         _entries.popitem(last=False)

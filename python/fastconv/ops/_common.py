@@ -1,7 +1,7 @@
 """What all ops share: argument checks, and registration of fakes, derivatives and FLOP formulas."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .. import backend
 from ..activation import CODES, NAMES
+from ..folding import packed
 from ..reference import Padding, Size2, resolve_padding
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
@@ -77,17 +78,15 @@ def inspect(
         why the native kernels cannot take these tensors (None if they can), and whether a
         gradient is wanted.
     """
-    plain, requires_grad = True, False
+    plain, gradient, recording = True, False, torch.is_grad_enabled()
     for tensor in tensors:
         if tensor is not None:
             if type(tensor) in _PLAIN and tensor.dtype is _FLOAT32 and tensor.is_cpu:
-                requires_grad = requires_grad or tensor.requires_grad
+                if recording and tensor.requires_grad:
+                    gradient = True
             else:
                 plain = False
-    limit = None if plain else _inspect_closely(op, names, tensors)
-    if not plain:
-        requires_grad = any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return limit, requires_grad and torch.is_grad_enabled()
+    return None if plain else _inspect_closely(op, names, tensors), gradient
 
 
 def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
@@ -178,6 +177,46 @@ def window_size(
     rule = "be, with its padding, at least as large as the kernel"
     require(spare_h >= 0 and spare_w >= 0, op, "input", rule, f"{h} x {w}")
     return spare_h // stride[0] + 1, spare_w // stride[1] + 1
+
+
+def multiplier_limit(
+    input: Tensor,
+    weight: Tensor,
+    output_shape: Callable[..., tuple[Any, ...]],
+    args: tuple[Any, ...],
+) -> str | None:
+    """Why the native kernels cannot run a depthwise convolution with this weight, None if so."""
+    if input is not None and weight is not None and weight.shape[:1] == input.shape[1:2]:
+        return None
+    output_shape(*args)  # which may know better
+    return "the kernels have one filter per channel, not several"
+
+
+def run(
+    op: Any,
+    output_shape: Callable[..., tuple[Any, ...]],
+    args: tuple[Any, ...],
+    pack: Callable[..., Tensor] | None = None,
+    *weights: Tensor | None,
+) -> Tensor:
+    """Calls a native op, with remembered packed weights where `pack` is given.
+
+    The op checks its arguments anyway, so output_shape does only what it is faster without: it says
+    the same as a ValueError or TypeError, but after the op has refused. Here time is counted in
+    microseconds.
+    """
+    if torch.compiler.is_compiling():
+        output_shape(*args)
+        return cast(Tensor, op(*args))
+    call = op._op  # without OpOverload's layer of Python
+    try:
+        if pack is None:
+            return cast(Tensor, call(*args))
+        return cast(Tensor, call(*args, packed(pack, *weights)))
+    except RuntimeError as error:
+        refusal = error
+    output_shape(*args)
+    raise refusal
 
 
 class Ops(NamedTuple):

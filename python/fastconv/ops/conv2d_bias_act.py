@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_pointwise, packed
+from ..folding import pack_pointwise
 from ..reference import Padding, Size2
 from . import _common as common
 
@@ -62,17 +62,18 @@ def conv2d_bias_act(
     code = common.activation_code(_NAME, "activation", activation)
     limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     pads = common.padding4(_NAME, padding, input, weight, stride, dilation)
-    _checked_shape(input, weight, bias, stride, pads, dilation, groups)
+    args = (input, weight, bias, stride, pads, code)
     if limit is None and (groups != 1 or dilation != (1, 1)):
+        _checked_shape(input, weight, bias, stride, pads, dilation, groups)
         limit = "the kernels have groups = 1 and dilation = 1 only"
     if not backend.choose(_NAME, limit):
+        _checked_shape(input, weight, bias, stride, pads, dilation, groups)
         return reference.conv2d_bias_act(
             input, weight, bias, stride, pads, dilation, groups, activation=activation
         )
     if gradient:
-        return OPS.differentiable(input, weight, bias, stride, pads, code)
-    pack = packed(pack_pointwise, weight, bias)
-    return OPS.infer(input, weight, bias, stride, pads, code, pack)
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
 
 
 def _checked_shape(

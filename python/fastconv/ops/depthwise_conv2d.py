@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_depthwise, packed
+from ..folding import pack_depthwise
 from ..reference import Padding, Size2
 from . import _common as common
 
@@ -59,17 +59,17 @@ def depthwise_conv2d(
     code = common.activation_code(_NAME, "activation", activation)
     limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     pads = common.padding4(_NAME, padding, input, weight, stride, dilation)
-    shape = _output_shape(input, weight, bias, stride, pads, dilation, code)
-    if limit is None and shape[1] != input.shape[1]:
-        limit = "the kernels have one filter per channel, not several"
+    args = (input, weight, bias, stride, pads, dilation, code)
+    if limit is None:
+        limit = common.multiplier_limit(input, weight, _output_shape, args)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.depthwise_conv2d(
             input, weight, bias, stride, pads, dilation, activation=activation
         )
     if gradient:
-        return OPS.differentiable(input, weight, bias, stride, pads, dilation, code)
-    pack = packed(pack_depthwise, weight, bias)
-    return OPS.infer(input, weight, bias, stride, pads, dilation, code, pack)
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_depthwise, weight, bias)
 
 
 def _output_shape(

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_separable, packed
+from ..folding import pack_separable
 from ..reference import Padding, Size2
 from . import _common as common
 
@@ -82,10 +82,10 @@ def depthwise_separable_conv2d(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
     args = (input, *weights, stride, pads, dilation, mid_code, code, residual)
-    _output_shape(*args)
-    if limit is None and depthwise_weight.shape[0] != input.shape[1]:
-        limit = "the kernels have one filter per channel, not several"
+    if limit is None:
+        limit = common.multiplier_limit(input, depthwise_weight, _output_shape, args)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.depthwise_separable_conv2d(
             input,
             *weights,
@@ -97,8 +97,8 @@ def depthwise_separable_conv2d(
             residual=residual,
         )
     if gradient:
-        return OPS.differentiable(*args)
-    return OPS.infer(*args, packed(pack_separable, *weights))
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_separable, *weights)
 
 
 def _output_shape(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..activation import CODES, GATES
-from ..folding import pack_inverted_residual, packed
+from ..folding import pack_inverted_residual
 from ..reference import Padding, Size2
 from . import _common as common
 from .squeeze_excite import check_weights
@@ -102,8 +102,8 @@ def inverted_residual(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
     args = (input, *weights, stride, pads, dilation, code, excite, *codes, residual)
-    _output_shape(*args)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.inverted_residual(
             input,
             *weights,
@@ -115,10 +115,11 @@ def inverted_residual(
             residual=residual,
         )
     if any(tensor is None for tensor in excite):
+        _output_shape(*args)
         args = (*args[:11], _with_biases(*excite), *codes, residual)
     if gradient:
-        return OPS.differentiable(*args)
-    return OPS.infer(*args, packed(pack_inverted_residual, *weights))
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_inverted_residual, *weights)
 
 
 def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], tuple[int, int]]:

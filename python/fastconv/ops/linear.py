@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_pointwise, packed
+from ..folding import pack_pointwise
 from . import _common as common
 
 _NAME = "linear"
@@ -36,13 +36,14 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     See :func:`torch.nn.functional.linear`.
     """
-    limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
-    _output_shape(input, weight, bias)
+    args = (input, weight, bias)
+    limit, gradient = common.inspect(_NAME, _TENSORS, args)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.linear(input, weight, bias)
     if gradient:
-        return OPS.differentiable(input, weight, bias)
-    return OPS.infer(input, weight, bias, packed(pack_pointwise, weight, bias))
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
 
 
 def _output_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_pointwise, packed
+from ..folding import pack_pointwise
 from ..reference import Size2
 from . import _common as common
 
@@ -58,8 +58,9 @@ def pointwise_conv2d(
     code = common.activation_code(_NAME, "activation", activation)
     tensors = (input, weight, bias, residual, input_scale)
     limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
-    _output_shape(input, weight, bias, stride, code, residual, input_scale)
+    args = (input, weight, bias, stride, code, residual, input_scale)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.pointwise_conv2d(
             input,
             weight,
@@ -70,9 +71,8 @@ def pointwise_conv2d(
             input_scale=input_scale,
         )
     if gradient:
-        return OPS.differentiable(input, weight, bias, stride, code, residual, input_scale)
-    pack = packed(pack_pointwise, weight, bias)
-    return OPS.infer(input, weight, bias, stride, code, residual, input_scale, pack)
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
 
 
 def _output_shape(

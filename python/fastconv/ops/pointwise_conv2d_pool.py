@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_pointwise, packed
+from ..folding import pack_pointwise
 from . import _common as common
 
 _NAME = "pointwise_conv2d_pool"
@@ -43,12 +43,13 @@ def pointwise_conv2d_pool(
     """
     code = common.activation_code(_NAME, "activation", activation)
     limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
-    _output_shape(input, weight, bias, code)
+    args = (input, weight, bias, code)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.pointwise_conv2d_pool(input, weight, bias, activation=activation)
     if gradient:
-        return OPS.differentiable(input, weight, bias, code)
-    return OPS.infer(input, weight, bias, code, packed(pack_pointwise, weight, bias))
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
 
 
 def _output_shape(

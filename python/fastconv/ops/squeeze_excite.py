@@ -54,11 +54,11 @@ def squeeze_excite(
     gate_code = common.activation_code(_NAME, "gate", gate, GATES)
     tensors = (input, reduce_weight, reduce_bias, expand_weight, expand_bias)
     limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
-    _output_shape(*tensors, code, gate_code)
+    args = (*tensors, code, gate_code)
     if not backend.choose(_NAME, limit):
+        _output_shape(*args)
         return reference.squeeze_excite(*tensors, activation=activation, gate=gate)
-    op = OPS.differentiable if gradient else OPS.infer
-    return op(*tensors, code, gate_code)
+    return common.run(OPS.differentiable if gradient else OPS.infer, _output_shape, args)
 
 
 def check_weights(
