@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import fastconv
+
 from .assertions import (
     assert_backward,
     assert_compiles,
@@ -163,3 +165,22 @@ def test_compile(any_backend):
 )
 def test_rejects(changes, error, message):
     assert_rejects(OP, changes, error, message)
+
+
+def _first_and_second_derivatives(case):
+    """Of a block whose residual is its input, as in every network."""
+    arguments = case.arguments(grad=True)
+    arguments["residual"] = arguments["input"]
+    sources = [arguments["input"], arguments["depthwise_weight"]]
+    output = fastconv.inverted_residual(**arguments).square().sum()
+    first = torch.autograd.grad(output, sources, create_graph=True)
+    second = torch.autograd.grad(sum(grad.square().sum() for grad in first), sources)
+    return [*first, *second]
+
+
+def test_derivatives_where_the_residual_is_the_input(any_backend):
+    ours = _first_and_second_derivatives(CASES[OP][0])
+    with fastconv.use_backend("reference"):
+        theirs = _first_and_second_derivatives(CASES[OP][0])
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())
