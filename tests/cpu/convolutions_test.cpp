@@ -1,0 +1,234 @@
+// The ops of one convolution, and the packing of their weights.
+#include "cases.h"
+
+namespace fastconv::test {
+namespace {
+
+// Whatever the layout of the panels: every weight and bias is in it once, and the rest is zero or
+// not written.
+void check_packed(const Level& level, const char* op, const Floats& packed, Floats expected,
+                  int64_t taps) {
+  Floats got;
+  for (float x : packed) {
+    if (x != 0 && !std::isnan(x)) got.push_back(x);
+  }
+  std::sort(got.begin(), got.end());
+  std::sort(expected.begin(), expected.end());
+  score().count(level, op, got == expected ? "" : text(packed.size(), "floats,", taps, "taps"));
+}
+
+void test_pack(Draw& draw) {
+  for (int64_t n : kChannels) {
+    for (int64_t taps : {1, 2, 9}) {
+      const int64_t depth = draw.of(kChannels);
+      const Floats pointwise = draw.floats(n * depth * taps), depthwise = draw.floats(n * taps);
+      const Floats bias = draw.maybe(draw.chance(), n);
+      const auto join = [&](Floats x) {
+        x.insert(x.end(), bias.begin(), bias.end());
+        return x;
+      };
+      for (const Level& level : levels()) {
+        check_packed(level, "pack_pointwise",
+                     pack_pointwise(level, pointwise, n, depth, taps, bias), join(pointwise), taps);
+        check_packed(level, "pack_depthwise", pack_depthwise(level, depthwise, n, taps, bias),
+                     join(depthwise), taps);
+      }
+    }
+  }
+}
+
+void test_pointwise(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k,
+                    const int64_t (&stride)[2]) {
+  Floats input;
+  const Map image = draw_map(draw, size[0], size[1], size[2], c, &input);
+  const Window s = window({1, 1}, stride, {1, 1});
+  const Activation activation = draw.activation();
+  const Floats weight = draw.floats(k * c), bias = draw.maybe(draw.chance(), k);
+  const Floats scale = draw.maybe(draw.chance(), size[0] * c);
+  const Map scaled = scale.empty() ? image : multiply(image, Map(size[0], 1, 1, c, scale));
+  Map expected = convolve(scaled, weight, bias, k, 1, s);
+  const Floats residual = draw.maybe(draw.chance(), expected.value.size());
+  expected = activate(add(expected, residual), activation);
+
+  PointwiseConv2dParams p{size[0],
+                          size[1],
+                          size[2],
+                          c,
+                          expected.height,
+                          expected.width,
+                          k,
+                          stride[0],
+                          stride[1],
+                          activation,
+                          input.data(),
+                          nullptr,
+                          data_or_null(residual),
+                          data_or_null(scale),
+                          nullptr};
+  const std::string what = text(describe(image), "outputs", k, describe(s), describe(activation),
+                                "scale", !scale.empty(), "residual", !residual.empty());
+  check("pointwise_conv2d", what, expected,
+        [&](const Level& level, const Threads& threads, float* output) {
+          const Floats packed = pack_pointwise(level, weight, k, c, 1, bias);
+          p.packed = packed.data();
+          p.output = output;
+          level.table->pointwise_conv2d(p, threads);
+        });
+}
+
+void test_depthwise(Draw& draw, const int64_t (&size)[3], int64_t c, const Window& s) {
+  Floats input;
+  const Map image = draw_map(draw, size[0], size[1], size[2], c, &input);
+  const Activation activation = draw.activation();
+  const int64_t taps = s.kernel_height * s.kernel_width;
+  const Floats weight = draw.floats(c * taps), bias = draw.maybe(draw.chance(), c);
+  const Map expected = activate(convolve(image, weight, bias, c, c, s), activation);
+
+  DepthwiseConv2dParams p = depthwise_params(image, c, s, activation);
+  p.input = input.data();
+  const std::string what = text(describe(image), describe(s), describe(activation));
+  check("depthwise_conv2d", what, expected,
+        [&](const Level& level, const Threads& threads, float* output) {
+          const Floats packed = pack_depthwise(level, weight, c, taps, bias);
+          p.packed = packed.data();
+          p.output = output;
+          level.table->depthwise_conv2d(p, threads);
+        });
+}
+
+// Floats between neighbors of an input in memory; several views that a tensor can be.
+struct Strides {
+  const char* name;
+  int64_t batch, channel, row, column;
+};
+
+std::vector<Strides> strides_of(int64_t h, int64_t w, int64_t c) {
+  return {{"channels last", h * w * c, 1, w * c, c},
+          {"contiguous", c * h * w, h * w, w, 1},
+          {"some of the channels", h * w * (c + 2), 1, w * (c + 2), c + 2},
+          {"some of the columns", h * (w + 3) * c, 1, (w + 3) * c, c},
+          {"every other column", c * h * 2 * w + 5, h * 2 * w, 2 * w, 2},
+          {"rows and columns exchanged", h * w * c, 1, c, h * c},
+          {"one channel and image repeated", 0, 0, w, 1}};
+}
+
+void test_conv2d(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k, const Window& s) {
+  const auto [n, h, w] = size;
+  const auto all = strides_of(h, w, c);
+  const Strides in = all[draw.below(all.size())];
+  const int64_t last =
+      (n - 1) * in.batch + (c - 1) * in.channel + (h - 1) * in.row + (w - 1) * in.column;
+  Floats input(n == 0 ? 0 : last + 1, NAN), values(n * h * w * c);
+  const auto offset = [&, h = h, w = w](int64_t i) {
+    return i / (c * w * h) * in.batch + i / (c * w) % h * in.row + i / c % w * in.column +
+           i % c * in.channel;
+  };
+  const Floats drawn = draw.floats(values.size(), 3);
+  for (std::size_t i = 0; i < values.size(); ++i) input[offset(i)] = drawn[i];
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = input[offset(i)];
+  const Map image(n, h, w, c, values);
+  const Activation activation = draw.activation();
+  const int64_t taps = s.kernel_height * s.kernel_width;
+  const Floats weight = draw.floats(k * c * taps), bias = draw.maybe(draw.chance(), k);
+  const Map expected = activate(convolve(image, weight, bias, k, 1, s), activation);
+
+  Conv2dBiasActParams p{n,
+                        h,
+                        w,
+                        c,
+                        expected.height,
+                        expected.width,
+                        k,
+                        s.kernel_height,
+                        s.kernel_width,
+                        s.stride_height,
+                        s.stride_width,
+                        s.top,
+                        s.left,
+                        activation,
+                        input.data(),
+                        in.batch,
+                        in.channel,
+                        in.row,
+                        in.column,
+                        nullptr,
+                        nullptr};
+  const std::string what =
+      text(describe(image), in.name, "outputs", k, describe(s), describe(activation));
+  check("conv2d_bias_act", what, expected,
+        [&](const Level& level, const Threads& threads, float* output) {
+          const Floats packed = pack_pointwise(level, weight, k, c, taps, bias);
+          p.packed = packed.data();
+          p.output = output;
+          level.table->conv2d_bias_act(p, threads);
+        });
+}
+
+void test_pool(Draw& draw, int64_t n, int64_t pixels, int64_t c, int64_t k) {
+  Floats input;
+  const Map image = draw_map(draw, n, 1, pixels, c, &input);
+  const Activation activation = draw.activation();
+  const Floats weight = draw.floats(k * c), bias = draw.maybe(draw.chance(), k);
+  const Map expected = mean(activate(convolve(image, weight, bias, k, 1, {}), activation));
+  PointwiseConv2dPoolParams p{n, pixels, c, k, activation, input.data(), nullptr, nullptr};
+  const std::string what = text(describe(image), "outputs", k, describe(activation));
+  check("pointwise_conv2d_pool", what, expected,
+        [&](const Level& level, const Threads& threads, float* output) {
+          const Floats packed = pack_pointwise(level, weight, k, c, 1, bias);
+          p.packed = packed.data();
+          p.output = output;
+          level.table->pointwise_conv2d_pool(p, threads);
+        });
+}
+
+void test_linear(Draw& draw, int64_t n, int64_t c, int64_t k) {
+  Floats input;
+  const Map rows = draw_map(draw, n, 1, 1, c, &input);
+  const Floats weight = draw.floats(k * c), bias = draw.maybe(draw.chance(), k);
+  LinearParams p{n, c, k, input.data(), nullptr, nullptr};
+  check("linear", text(describe(rows), "outputs", k), convolve(rows, weight, bias, k, 1, {}),
+        [&](const Level& level, const Threads& threads, float* output) {
+          const Floats packed = pack_pointwise(level, weight, k, c, 1, bias);
+          p.packed = packed.data();
+          p.output = output;
+          level.table->linear(p, threads);
+        });
+}
+
+}  // namespace
+
+void test_convolutions(Draw& draw) {
+  test_pack(draw);
+  for (int64_t c : kChannels) {
+    for (const auto& kernel : kKernels) {
+      for (const auto& stride : kStrides) {
+        for (const int64_t dilation : {1, 2}) {
+          const int64_t size[] = {draw.of(kBatches), draw_size(draw), draw_size(draw)};
+          const Window s = window(kernel, stride, {dilation, draw.chance() ? dilation : 1});
+          test_depthwise(draw, size, c, with_padding(draw, s, size[1], size[2]));
+        }
+        const int64_t size[] = {draw.of(kBatches), draw_size(draw), draw_size(draw)};
+        const Window s = with_padding(draw, window(kernel, stride, {1, 1}), size[1], size[2]);
+        test_conv2d(draw, size, c, draw.of(kChannels), s);
+      }
+    }
+    for (int64_t k : {1, 3, 7, 8, 9, 16, 17, 24, 33, 47, 48, 65, 100, 200}) {
+      for (const auto& stride : {kStrides[0], kStrides[0], pick(draw, kStrides)}) {
+        const int64_t size[] = {draw.of(kBatches), draw_size(draw), draw_size(draw)};
+        test_pointwise(draw, size, c, k, {stride[0], stride[1]});
+      }
+      test_pool(draw, draw.of(kBatches), draw.chance() ? draw_size(draw) : 60 + draw_size(draw), c,
+                k);
+      for (int64_t n : {0, 1, 2, 5, 17}) test_linear(draw, n, c, k);
+    }
+  }
+  // Several blocks of pixels, with and without a scale; several tiles of every height.
+  test_pointwise(draw, {2, 40, 30}, 33, 24, {1, 1});
+  test_pointwise(draw, {3, 19, 50}, 700, 17, {1, 1});
+  test_pointwise(draw, {1, 3, 200}, 700, 33, {2, 1});
+  for (int64_t pixels = 1; pixels <= 64; ++pixels)
+    test_pointwise(draw, {1, 1, pixels}, 5, 65, {1, 1});
+  test_linear(draw, 1, 1280, 1000);
+}
+
+}  // namespace fastconv::test

@@ -1,0 +1,178 @@
+// Runs a kernel at every level that this CPU can run and with several numbers of threads, and keeps
+// the score.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "csrc/cpu/dispatch.h"
+#include "csrc/packed.h"
+#include "reference.h"
+
+namespace fastconv {
+namespace wide {
+extern const KernelTable table;
+}
+
+namespace test {
+
+struct Level {
+  const char* name;
+  const KernelTable* table;
+  int64_t lanes;
+};
+
+// Those of this CPU, and the tiles of AVX-512 in portable vectors.
+inline const std::vector<Level>& levels() {
+  static const std::vector<Level> all = [] {
+    std::vector<Level> found;
+    for (Isa isa : isa_levels())
+      found.push_back({isa_name(isa), kernels_of(isa), 4 << static_cast<int>(isa)});
+    found.push_back({"wide", &wide::table, 16});
+    return found;
+  }();
+  return all;
+}
+
+// Every worker on a thread of its own, none before all have started: tasks then do spread over
+// them.
+inline void run_on_threads(int64_t workers, Threads::Body body, void* context) {
+  std::atomic<int64_t> started{0};
+  const auto work = [&](int64_t i) {
+    ++started;
+    while (started < workers) std::this_thread::yield();
+    body(context, i, i + 1);
+  };
+  std::vector<std::thread> threads;
+  for (int64_t i = 1; i < workers; ++i) threads.emplace_back(work, i);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+}
+
+constexpr int64_t kThreadCounts[] = {1, 2, 3, 5};
+
+template <class... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  ((out << parts << ' '), ...);
+  return out.str();
+}
+
+class Score {
+ public:
+  void count(const Level& level, const char* op, const std::string& failure) {
+    auto& [passed, failed] = scores_[{op, level.name}];
+    ++(failure.empty() ? passed : failed);
+    if (!failure.empty() && ++shown_ <= 50)
+      std::printf("FAILED %s %s: %s\n", level.name, op, failure.c_str());
+  }
+  // Prints everything; returns the number of failures.
+  int print() const {
+    int passed = 0, failed = 0;
+    for (const auto& [key, score] : scores_) {
+      passed += score.first;
+      failed += score.second;
+      std::printf("%-8s%-24s%5d cases, %d failed\n", key.second.c_str(), key.first.c_str(),
+                  score.first + score.second, score.second);
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed;
+  }
+
+ private:
+  std::map<std::pair<std::string, std::string>, std::pair<int, int>>
+      scores_;  // (op, level): passed, failed
+  int shown_ = 0;
+};
+
+inline Score& score() {
+  static Score all;
+  return all;
+}
+
+// Empty, or the first output that is off by more than rounding.
+inline std::string compare(const Floats& got, const Map& expected) {
+  constexpr double kTolerance = 2e-6;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double error = std::abs(got[i] - expected.value[i]);
+    if (error <= kTolerance * expected.magnitude[i] + 1e-30) continue;
+    const int64_t c = i % expected.channels, pixel = i / expected.channels,
+                  row = pixel / expected.width;
+    return text("output", row / expected.height, row % expected.height, pixel % expected.width, c,
+                "is", got[i], "instead of", expected.value[i]);
+  }
+  return "";
+}
+
+// kernel(level, threads, output) must write `expected`, and the same bits with any number of
+// threads.
+template <class Kernel>
+void check(const char* op, const std::string& what, const Map& expected, const Kernel& kernel) {
+  for (const Level& level : levels()) {
+    Floats first;
+    std::string failure;
+    for (int64_t count : kThreadCounts) {
+      Floats output(expected.value.size(), NAN);
+      kernel(level, Threads{count, run_on_threads}, output.data());
+      if (count == 1) {
+        failure = compare(output, expected);
+        first = std::move(output);
+      } else if (!output.empty() &&
+                 std::memcmp(output.data(), first.data(), sizeof(float) * output.size()) != 0) {
+        failure = text(count, "threads give another result than 1;", failure);
+      }
+    }
+    score().count(level, op, failure.empty() ? failure : what + "| " + failure);
+  }
+}
+
+// The same numbers on every machine, unlike the standard library's distributions.
+class Draw {
+ public:
+  int64_t below(int64_t n) { return engine_() % n; }
+  bool chance() { return below(2) == 0; }
+  template <class T, std::size_t kCount>
+  T of(const T (&choices)[kCount]) {
+    return choices[below(kCount)];
+  }
+  Activation activation() { return static_cast<Activation>(below(kActivationCount)); }
+  Floats floats(int64_t size, float range = 1) {
+    Floats x(size);
+    for (float& value : x) value = (static_cast<float>(engine_() >> 8) / (1 << 23) - 1) * range;
+    return x;
+  }
+  Floats maybe(bool wanted, int64_t size) { return wanted ? floats(size) : Floats(); }
+
+ private:
+  std::mt19937 engine_{1};
+};
+
+// As pack_pointwise and pack_depthwise of csrc/ops make it, with NaN wherever the kernel writes
+// nothing.
+inline Floats pack_pointwise(const Level& level, const Floats& weight, int64_t n, int64_t channels,
+                             int64_t taps, const Floats& bias) {
+  Floats packed(packed_size(n, channels * taps), NAN);
+  level.table->pack_pointwise(weight.data(), n, channels, taps, data_or_null(bias),
+                              packed.data() + kPackedHeader);
+  return packed;
+}
+
+inline Floats pack_depthwise(const Level& level, const Floats& weight, int64_t channels,
+                             int64_t taps, const Floats& bias) {
+  Floats packed(packed_size(channels, taps), NAN);
+  level.table->pack_depthwise(weight.data(), channels, taps, data_or_null(bias),
+                              packed.data() + kPackedHeader);
+  return packed;
+}
+
+}  // namespace test
+}  // namespace fastconv
