@@ -296,8 +296,7 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   const Threads alone{1, nullptr};
 
   // Whole images first, a thread each; the images that are left are shared.
-  const int64_t rounds = d.batch / threads.count,
-                whole = threads.count == 1 ? d.batch : rounds * threads.count;
+  const int64_t whole = d.batch / threads.count * threads.count;
   threads.parallel(whole, [&](int64_t n) {
     if (plan.ring) {
       ring_band(b, n, {0, d.out_height});

@@ -24,10 +24,8 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
                 int64_t run_pixels, int64_t begin, int64_t end, int64_t panel_begin,
                 int64_t panel_end) {
   const int64_t in = p.in_channels, out = p.out_channels;
-  const int64_t n = run / std::max<int64_t>(1, p.out_height),
-                y = run % std::max<int64_t>(1, p.out_height);
-  const bool by_row =
-      run_pixels == p.out_width && (p.stride_height > 1 || p.stride_width > 1 || p.input_scale);
+  const int64_t n = run / p.out_height, y = run % p.out_height;
+  const bool by_row = p.stride_height > 1 || p.stride_width > 1 || p.input_scale != nullptr;
   const float* a_data = p.input;
   int64_t a_row = in;
   if (by_row) {
@@ -57,8 +55,8 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
 void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads) {
   const bool dense = p.stride_height == 1 && p.stride_width == 1 && p.input_scale == nullptr;
   const int64_t total = p.batch * p.out_height * p.out_width;
-  const Runs runs = dense ? Runs{1, total} : Runs{p.batch * p.out_height, p.out_width};
   if (total == 0) return;
+  const Runs runs = dense ? Runs{1, total} : Runs{p.batch * p.out_height, p.out_width};
   const Panels panels(p.out_channels);
   const int64_t block = std::max(kMinPixels, kBlockFloats / std::max<int64_t>(1, p.in_channels));
   const int64_t blocks_per_run = (runs.pixels + block - 1) / block;

@@ -43,7 +43,7 @@ void dense(const float* weight, const float* bias, int64_t rows, int64_t depth, 
   }
 }
 
-// sums[c] over pixels [begin, end) of an NHWC image; four pixels at a time.
+// sums[c] over the pixels of an NHWC image, for the channels [first, last).
 void sum_pixels(const float* image, int64_t channels, int64_t pixels, int64_t first, int64_t last,
                 float* sums) {
   for (int64_t c = first; c < last; c += kW) {
@@ -57,6 +57,7 @@ void sum_pixels(const float* image, int64_t channels, int64_t pixels, int64_t fi
   }
 }
 
+// Pixels [first, last) of the image times the gates.
 void scale_pixels(const float* in, int64_t channels, int64_t first, int64_t last,
                   const float* gates, float* out) {
   for (int64_t m = first; m < last; ++m) {
