@@ -8,12 +8,13 @@ namespace fastconv {
 
 struct Threads {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
-  // Splits [0, workers) among the threads; returns when all have run. May run all of it on the
-  // calling thread.
-  using Run = void (*)(int64_t workers, Body body, void* context);
+  // Splits [0, workers) among the threads of `pool`; returns when all have run. May run all of it
+  // on the calling thread.
+  using Run = void (*)(void* pool, int64_t workers, Body body, void* context);
 
   int64_t count;
   Run run;
+  void* pool;
 
   // Tasks are handed out one by one: a thread that the system holds up does not hold up the others.
   template <class F>
@@ -34,9 +35,12 @@ struct Threads {
           s.task(i);
       }
     };
-    run(tasks < count ? tasks : count, body, &shared);
+    run(pool, tasks < count ? tasks : count, body, &shared);
   }
 };
+
+// The calling thread and no other.
+constexpr Threads kAlone{1, nullptr, nullptr};
 
 // [begin, end) of part `index` when `total` is dealt to `parts` as equally as possible.
 struct Share {

@@ -63,6 +63,9 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   define(m, "linear", "(Tensor input, Tensor weight, Tensor? bias, Tensor? packed=None)");
   m.def("pack_pointwise(Tensor weight, Tensor? bias) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? bias) -> Tensor");
+  // A chain of inference ops, each on what the one before it wrote. steps: 16 numbers for each, as
+  // csrc/ops/sequential.cpp reads them; packed: the weights of all, one after the other.
+  m.def("sequential(Tensor input, int[] steps, Tensor packed) -> Tensor");
   // -1 asks for the level in use; 0, 1, 2 select scalar, avx2, avx512. Weights packed before belong
   // to the old level.
   m.def("isa(int level) -> int");

@@ -8,6 +8,7 @@
 #include "../parallel.h"
 #include "../pointwise_conv2d.h"
 #include "../pointwise_conv2d_pool.h"
+#include "../sequential.h"
 #include "../squeeze_excite.h"
 #include "features.h"
 
@@ -35,6 +36,9 @@ const KernelTable& kernels();
 
 // The table of a level, or null if this build or this CPU lacks it.
 const KernelTable* kernels_of(Isa isa);
+
+// Runs a chain of a level's kernels.
+void sequential(const KernelTable& table, const SequentialParams& p, const Threads& threads);
 
 // Returns false, and changes nothing, if the level cannot run here.
 bool select_isa(Isa isa);

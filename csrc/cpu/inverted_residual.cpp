@@ -293,7 +293,6 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   if (d.batch == 0 || d.out_height == 0 || d.out_width == 0) return;
   const InvertedResidualPlan plan = plan_inverted_residual(p, kW, 2 * kW, cache_sizes());
   const Block b(p, plan.rows_per_step);
-  const Threads alone{1, nullptr};
 
   // Whole images first, a thread each; the images that are left are shared.
   const int64_t whole = d.batch / threads.count * threads.count;
@@ -301,7 +300,7 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
     if (plan.ring) {
       ring_band(b, n, {0, d.out_height});
     } else {
-      chunked_image(b, n, alone);
+      chunked_image(b, n, kAlone);
     }
   });
   for (int64_t n = whole; n < d.batch; ++n) {

@@ -14,8 +14,13 @@ enum class Scratch : int {
   kShared = 3,  // depthwise output that all threads of an op write
   kSums = 4,    // channel sums and gates
   kRows = 5,    // offsets of rows of one thread
+  // Of a chain of ops:
+  kMaps = 6,  // between two ops
+  kOtherMaps = 7,
+  kJointMaps = 8,  // of a group of images, where they join
+  kFeatures = 9,   // of the whole batch
 };
-constexpr int kScratchCount = 6;
+constexpr int kScratchCount = 10;
 
 // At least `bytes` bytes, 64-byte aligned, of the calling thread's buffer. Throws std::bad_alloc.
 void* scratch(Scratch purpose, std::size_t bytes);

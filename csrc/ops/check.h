@@ -111,15 +111,21 @@ struct Window {
   int64_t out_height, out_width;
 };
 
-inline Window check_window(const char* op, const Image& image, const Tensor& weight,
+struct KernelSize {
+  explicit KernelSize(const Tensor& weight) : height(weight.size(2)), width(weight.size(3)) {}
+  KernelSize(int64_t h, int64_t w) : height(h), width(w) {}
+  int64_t height, width;
+};
+
+inline Window check_window(const char* op, const Image& image, const KernelSize& kernel,
                            const Ints& stride, const Ints& padding, const Ints& dilation) {
   check_ints(op, "stride", stride, 2, 1);
   check_ints(op, "padding", padding, 4, 0);
   check_ints(op, "dilation", dilation, 2, 1);
   const int64_t spare_h =
-      image.height + padding[0] + padding[1] - dilation[0] * (weight.size(2) - 1) - 1;
+      image.height + padding[0] + padding[1] - dilation[0] * (kernel.height - 1) - 1;
   const int64_t spare_w =
-      image.width + padding[2] + padding[3] - dilation[1] * (weight.size(3) - 1) - 1;
+      image.width + padding[2] + padding[3] - dilation[1] * (kernel.width - 1) - 1;
   FASTCONV_CHECK(spare_h >= 0 && spare_w >= 0, op, "input",
                  "be, with its padding, at least as large as the kernel",
                  text(image.height, " x ", image.width));
@@ -173,11 +179,11 @@ inline const float* data_or_null(const OptionalTensor& t) {
 }
 
 inline Threads torch_threads() {
-  const auto run = [](int64_t tasks, Threads::Body body, void* context) {
+  const auto run = [](void*, int64_t tasks, Threads::Body body, void* context) {
     torch::stable::parallel_for(0, tasks, 1,
                                 [&](int64_t begin, int64_t end) { body(context, begin, end); });
   };
-  return {static_cast<int64_t>(torch::stable::get_num_threads()), run};
+  return {static_cast<int64_t>(torch::stable::get_num_threads()), run, nullptr};
 }
 
 Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias);
@@ -190,10 +196,11 @@ class PackedWeights {
   PackedWeights(const char* op, const OptionalTensor& packed);
   const float* pointwise(const Tensor& weight, const OptionalTensor& bias);
   const float* depthwise(const Tensor& weight, const OptionalTensor& bias);
+  // The next segment, which must hold the weights of `channels` outputs of `depth` inputs each.
+  const float* next(PackedKind kind, int64_t channels, int64_t depth);
   void check_end() const;
 
  private:
-  const float* next(PackedKind kind, int64_t channels, int64_t depth);
 
   const char* op_;
   const float* cursor_ = nullptr;

@@ -5,13 +5,11 @@
 
 namespace fastconv {
 
-// Sizes and window of a depthwise convolution of `image`; pointers are left to the op.
-inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name,
-                                              const Image& image, int64_t channels,
-                                              const Tensor& weight, const Ints& stride,
+// Sizes and window of a depthwise convolution of `image`; activation and pointers are left to the op.
+inline DepthwiseConv2dParams depthwise_window(const char* op, const Image& image, int64_t channels,
+                                              const KernelSize& kernel, const Ints& stride,
                                               const Ints& padding, const Ints& dilation) {
-  check_depthwise_weight(op, weight_name, weight, channels);
-  const Window window = check_window(op, image, weight, stride, padding, dilation);
+  const Window window = check_window(op, image, kernel, stride, padding, dilation);
   DepthwiseConv2dParams p{};
   p.batch = image.batch;
   p.height = image.height;
@@ -19,8 +17,8 @@ inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight
   p.channels = channels;
   p.out_height = window.out_height;
   p.out_width = window.out_width;
-  p.kernel_height = weight.size(2);
-  p.kernel_width = weight.size(3);
+  p.kernel_height = kernel.height;
+  p.kernel_width = kernel.width;
   p.stride_height = stride[0];
   p.stride_width = stride[1];
   p.pad_top = padding[0];
@@ -28,6 +26,14 @@ inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight
   p.dilation_height = dilation[0];
   p.dilation_width = dilation[1];
   return p;
+}
+
+inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name,
+                                              const Image& image, int64_t channels,
+                                              const Tensor& weight, const Ints& stride,
+                                              const Ints& padding, const Ints& dilation) {
+  check_depthwise_weight(op, weight_name, weight, channels);
+  return depthwise_window(op, image, channels, KernelSize(weight), stride, padding, dilation);
 }
 
 }  // namespace fastconv

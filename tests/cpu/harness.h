@@ -45,7 +45,7 @@ inline const std::vector<Level>& levels() {
 
 // Every worker on a thread of its own, none before all have started: tasks then do spread over
 // them.
-inline void run_on_threads(int64_t workers, Threads::Body body, void* context) {
+inline void run_on_threads(void*, int64_t workers, Threads::Body body, void* context) {
   std::atomic<int64_t> started{0};
   const auto work = [&](int64_t i) {
     ++started;
@@ -122,7 +122,7 @@ void check(const char* op, const std::string& what, const Map& expected, const K
     std::string failure;
     for (int64_t count : kThreadCounts) {
       Floats output(expected.value.size(), NAN);
-      kernel(level, Threads{count, run_on_threads}, output.data());
+      kernel(level, Threads{count, run_on_threads, nullptr}, output.data());
       if (count == 1) {
         failure = compare(output, expected);
         first = std::move(output);

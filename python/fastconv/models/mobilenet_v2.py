@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import Conv2dNormAct, InvertedResidual, Linear
-from ..nn._fused import FusedModule, Run
+from ..nn._fused import FusedModule, Native
+from ..ops._sequential import sequential
 from ._weights import Weights, load_published
 
 # As torchvision publishes them, with ImageNet accuracies of 71.878 % and 72.154 %.
@@ -33,8 +34,8 @@ _SETTING = (
 class MobileNetV2(FusedModule):
     """MobileNetV2 with torchvision's arguments, initialization and state_dict keys.
 
-    In eval mode, where no gradient is wanted, it is 20 native ops: the stem, one for each block,
-    the 1x1 convolution with the pooling behind it, and the classifier.
+    In eval mode, where no gradient is wanted, it is one native call of 20 steps: the stem, one for
+    each block, the 1x1 convolution with the pooling behind it, and the classifier.
 
     Args:
         num_classes: of the classifier
@@ -102,8 +103,8 @@ class MobileNetV2(FusedModule):
             return []
         return [*parts, *self.features, *self.classifier]
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
-        """The native ops of all layers in a row: one check of the weights for the whole network."""
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
+        """All layers as one native call, with one check of the weights for the whole network."""
         modules = self._layers()
         if len(modules) == 0 or any(module.training for module in modules):
             return None
@@ -113,28 +114,20 @@ class MobileNetV2(FusedModule):
             return None
         forms = [(layer, "forward", 4) for layer in front]
         forms += [(head, "pooled", 4), (rest[0], "forward", 2)]
-        runs: list[Run] = []
+        steps: list[int] = []
+        weights: list[Tensor] = []
         for layer, form, dims in forms:
-            layer_run = layer.packed_run(form, dims) if isinstance(layer, FusedModule) else None
-            if layer_run is None:
+            fused = layer.packed_native(form, dims) if isinstance(layer, FusedModule) else None
+            if fused is None or fused.step is None or fused.packed is None:
                 return None
-            runs.append(layer_run)
-        *body, classify = runs
-
-        def features(images: Tensor) -> Tensor:
-            for layer_run in body:
-                images = layer_run(images)
-            return images
-
-        def run(images: Tensor) -> Tensor:
-            # Depth first: a few images a thread through all layers, so that the maps between
-            # layers stay in the cache. The classifier sees the whole batch whatever the groups.
-            group = 4 * torch.get_num_threads()
-            if images.shape[0] <= group:
-                return classify(features(images))
-            return classify(torch.cat([features(part) for part in images.split(group)]))
-
-        return run
+            steps += fused.step.numbers()
+            weights.append(fused.packed)
+        packed = torch.cat(weights)
+        # One copy of the weights, for the network and for its layers.
+        parts = packed.split([len(part) for part in weights])
+        for (layer, form, _), part in zip(forms, parts, strict=True):
+            layer.adopt_packed(form, part)
+        return Native(lambda weights, x: sequential(x, steps, weights), packed, None)
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         *body, head = self.features

@@ -6,17 +6,37 @@ weights. Those live in a cache that is checked at every call against everything 
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import repeat
 from operator import attrgetter, contains, getitem, is_, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
 from .. import backend
+from ..ops._sequential import Step
 
 Run = Callable[[Tensor], Tensor]
+
+
+class Native(NamedTuple):
+    """A module as one native call.
+
+    Args:
+        call: called with the packed weights, or None, and the input
+        packed: the packed weights; None if the op shall pack for each call
+        step: the same as a step of a chain; None if it cannot be one
+    """
+
+    call: Callable[[Tensor | None, Tensor], Tensor]
+    packed: Tensor | None
+    step: Step | None
+
+    def run(self) -> Run:
+        """For calls with the input alone."""
+        return partial(self.call, self.packed)
 
 _CACHE = "_fused_cache"
 _PLAIN = (Tensor, nn.Parameter)
@@ -39,7 +59,7 @@ class FusedModule(nn.Module):
         """What the module computes, in ordinary PyTorch."""
         raise NotImplementedError
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         """The native op on folded weights, packed or not, or None if there is none.
 
         A module with more than one native form tells them apart by `kind`.
@@ -57,7 +77,8 @@ class FusedModule(nn.Module):
         if not backend.choose(type(self).__name__, self._limit(input)):
             return None
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
-            return None if _is_hooked(self) else self._fuse(kind, False)
+            native = None if _is_hooked(self) else self._fuse(kind, False)
+            return None if native is None else native.run()
         fused = self._current_fused(kind)
         return None if fused.run is None or fused.is_hooked() else fused.run
 
@@ -76,11 +97,15 @@ class FusedModule(nn.Module):
         """The modules inside that the native form stands for without having looked into them."""
         return []
 
-    def packed_run(self, kind: str, dims: int) -> Run | None:
+    def packed_native(self, kind: str, dims: int) -> Native | None:
         """The packed native form, for a caller that checks the whole of its modules itself."""
         if self.training or self._input_dims != dims or type(self).forward is not _FORWARD:
             return None
-        return self._current_fused(kind).run
+        return self._current_fused(kind).native
+
+    def adopt_packed(self, kind: str, packed: Tensor) -> None:
+        """Uses this copy of the packed weights from now on."""
+        self._current_fused(kind).adopt(packed)
 
     def _wants_gradient(self, input: Tensor) -> bool:
         return input.requires_grad or any(p.requires_grad for p in self.parameters())
@@ -122,8 +147,11 @@ _FORWARD = FusedModule.forward
 class _Fused:
     """The native form of a module, and what it was made of."""
 
-    def __init__(self, root: nn.Module, run: Run | None, layers: list[nn.Module]) -> None:
-        self.run = run
+    def __init__(
+        self, root: nn.Module, native: Native | None, layers: list[nn.Module]
+    ) -> None:
+        self.native = native
+        self.run = None if native is None else native.run()
         modules = list(root.modules())
         inner = modules[1:]
         self.hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
@@ -148,6 +176,11 @@ class _Fused:
         self.cached = [layer for layer in self.layers if _CACHE in layer]
         self.caches_then = list(map(_cache, self.cached))
         self.isa_generation = backend.isa_generation
+
+    def adopt(self, packed: Tensor) -> None:
+        if self.native is not None:
+            self.native = self.native._replace(packed=packed)
+            self.run = self.native.run()
 
     def is_current(self) -> bool:
         try:

@@ -1,6 +1,6 @@
 """Reads ordinary PyTorch modules as what the native ops take."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,8 @@ from ..ops.conv2d_bias_act import OPS as CONV2D_BIAS_ACT
 from ..ops.depthwise_conv2d import OPS as DEPTHWISE
 from ..ops.pointwise_conv2d import OPS as POINTWISE
 from ..ops.pointwise_conv2d_pool import OPS as POOL
-from ._fused import Run
+from ..ops._sequential import Step, StepKind
+from ._fused import Native
 
 _STEM_CHANNELS = 4  # up to here the dense convolution's kernel is made for
 
@@ -36,9 +37,24 @@ class Stage(NamedTuple):
         return (self.source, None) if pack else (self.weight, self.bias)
 
     @property
+    def kernel(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
+
+    def step(self, kind: StepKind, **more: Any) -> Step:
+        """This convolution, or the block that has this window, as a step of a chain."""
+        fields: dict[str, Any] = {
+            "out_channels": self.weight.shape[0],
+            "kernel": self.kernel,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "out_activation": self.activation,
+        }
+        return Step(kind, **(fields | more))
+
+    @property
     def is_pointwise(self) -> bool:
-        kernel = tuple(self.weight.shape[2:])
-        return kernel == (1, 1) and self.groups == 1 and self.padding == (0, 0, 0, 0)
+        return self.kernel == (1, 1) and self.groups == 1 and self.padding == (0, 0, 0, 0)
 
     @property
     def is_depthwise(self) -> bool:
@@ -90,7 +106,7 @@ def are_native(*tensors: Tensor | None) -> bool:
     )
 
 
-def run_convolution(stage: Stage | None, pack: bool) -> Run | None:
+def native_convolution(stage: Stage | None, pack: bool) -> Native | None:
     """The native op for one convolution, if there is one."""
     if stage is None:
         return None
@@ -102,27 +118,43 @@ def run_convolution(stage: Stage | None, pack: bool) -> Run | None:
     )
     weight, bias = stage.operands(pack)
     if stage.is_pointwise:
-        packed = pack_pointwise(stage.weight, stage.bias) if pack else None
-        return lambda x: POINTWISE.infer(x, weight, bias, stride, activation, None, None, packed)
+        return Native(
+            lambda packed, x: POINTWISE.infer(
+                x, weight, bias, stride, activation, None, None, packed
+            ),
+            pack_pointwise(stage.weight, stage.bias) if pack else None,
+            stage.step(StepKind.POINTWISE),
+        )
     if stage.is_depthwise:
-        packed = pack_depthwise(stage.weight, stage.bias) if pack else None
-        return lambda x: DEPTHWISE.infer(
-            x, weight, bias, stride, padding, dilation, activation, packed
+        return Native(
+            lambda packed, x: DEPTHWISE.infer(
+                x, weight, bias, stride, padding, dilation, activation, packed
+            ),
+            pack_depthwise(stage.weight, stage.bias) if pack else None,
+            stage.step(StepKind.DEPTHWISE),
         )
     if stage.groups == 1 and dilation == (1, 1) and weight.shape[1] <= _STEM_CHANNELS:
-        packed = pack_pointwise(stage.weight, stage.bias) if pack else None
-        return lambda x: CONV2D_BIAS_ACT.infer(x, weight, bias, stride, padding, activation, packed)
+        return Native(
+            lambda packed, x: CONV2D_BIAS_ACT.infer(
+                x, weight, bias, stride, padding, activation, packed
+            ),
+            pack_pointwise(stage.weight, stage.bias) if pack else None,
+            stage.step(StepKind.CONV2D_BIAS_ACT),
+        )
     return None
 
 
-def run_pooled(stage: Stage | None, pack: bool) -> Run | None:
+def native_pooled(stage: Stage | None, pack: bool) -> Native | None:
     """The native op for one 1x1 convolution and a global average pooling."""
     if stage is None or not stage.is_pointwise or stage.stride != (1, 1):
         return None
     weight, bias = stage.operands(pack)
     activation = stage.activation
-    packed = pack_pointwise(stage.weight, stage.bias) if pack else None
-    return lambda x: POOL.infer(x, weight, bias, activation, packed)
+    return Native(
+        lambda packed, x: POOL.infer(x, weight, bias, activation, packed),
+        pack_pointwise(stage.weight, stage.bias) if pack else None,
+        stage.step(StepKind.POOL),
+    )
 
 
 def _padding(convolution: nn.Module) -> tuple[int, int, int, int] | None:

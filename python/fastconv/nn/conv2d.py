@@ -6,8 +6,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._fused import FusedModule, Run
-from ._parts import read_sequence, read_stage, run_convolution, run_pooled
+from ._fused import FusedModule, Native
+from ._parts import native_convolution, native_pooled, read_sequence, read_stage
 
 Layer = Callable[..., nn.Module]
 
@@ -31,8 +31,8 @@ class Conv2d(FusedModule, nn.Conv2d):
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, input)
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
-        return run_convolution(read_stage(self), pack)
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
+        return native_convolution(read_stage(self), pack)
 
 
 class Conv2dNormAct(FusedModule, nn.Sequential):
@@ -89,9 +89,9 @@ class Conv2dNormAct(FusedModule, nn.Sequential):
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Sequential.forward(self, input)
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         stage = read_sequence(self)
-        return run_pooled(stage, pack) if kind == "pooled" else run_convolution(stage, pack)
+        return native_pooled(stage, pack) if kind == "pooled" else native_convolution(stage, pack)
 
     def pooled(self, input: Tensor) -> Tensor:
         """The mean of the output over H and W, (N, K), which for 1x1 convolutions is one native op.

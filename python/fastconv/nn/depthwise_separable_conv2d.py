@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..folding import pack_separable
 from ..ops.depthwise_separable_conv2d import OPS
-from ._fused import FusedModule, Run
+from ..ops._sequential import StepKind
+from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence
 from .conv2d import Conv2dNormAct
 
@@ -69,15 +70,15 @@ class DepthwiseSeparableConv2d(FusedModule, nn.Sequential):
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Sequential.forward(self, input)
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         if len(self) != 2:
             return None
-        return run_separable(read_sequence(self[0]), read_sequence(self[1]), False, pack)
+        return native_separable(read_sequence(self[0]), read_sequence(self[1]), False, pack)
 
 
-def run_separable(
+def native_separable(
     depthwise: Stage | None, pointwise: Stage | None, residual: bool, pack: bool
-) -> Run | None:
+) -> Native | None:
     """The native op for a depthwise and a 1x1 convolution, perhaps with the input added."""
     if depthwise is None or pointwise is None:
         return None
@@ -89,4 +90,16 @@ def run_separable(
     weights = (*depthwise.operands(pack), *pointwise.operands(pack))
     rest = (depthwise.stride, depthwise.padding, depthwise.dilation, depthwise.activation)
     activation = pointwise.activation
-    return lambda x: OPS.infer(x, *weights, *rest, activation, x if residual else None, packed)
+    return Native(
+        lambda packed, x: OPS.infer(
+            x, *weights, *rest, activation, x if residual else None, packed
+        ),
+        packed,
+        depthwise.step(
+            StepKind.INVERTED_RESIDUAL,
+            out_channels=pointwise.weight.shape[0],
+            activation=depthwise.activation,
+            out_activation=activation,
+            residual=residual,
+        ),
+    )

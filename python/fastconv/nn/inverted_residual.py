@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from ..activation import CODES
 from ..folding import pack_inverted_residual
 from ..ops.inverted_residual import OPS
-from ._fused import FusedModule, Run
+from ..ops._sequential import StepKind
+from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence, read_stage
 from .conv2d import Conv2dNormAct
-from .depthwise_separable_conv2d import run_separable
+from .depthwise_separable_conv2d import native_separable
 from .squeeze_excite import Excite, read_squeeze_excite
 
 
@@ -76,7 +77,7 @@ class InvertedResidual(FusedModule):
         output: Tensor = self.conv(input)
         return input + output if self.use_res_connect else output
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         if type(self.conv) is not nn.Sequential:
             return None
         *front, convolution, norm = self.conv
@@ -89,18 +90,18 @@ class InvertedResidual(FusedModule):
             return None
         depthwise = read_sequence(front[0])
         if expand is None and excite is None:
-            return run_separable(depthwise, project, self.use_res_connect, pack)
-        return run_inverted_residual(expand, depthwise, excite, project, self.use_res_connect, pack)
+            return native_separable(depthwise, project, self.use_res_connect, pack)
+        return native_inverted_residual(expand, depthwise, excite, project, self.use_res_connect, pack)
 
 
-def run_inverted_residual(
+def native_inverted_residual(
     expand: Stage | None,
     depthwise: Stage | None,
     excite: Excite | None,
     project: Stage | None,
     residual: bool,
     pack: bool,
-) -> Run | None:
+) -> Native | None:
     """The native op for a whole block, if these stages are one; expand and excite may be None."""
     if depthwise is None or project is None or not depthwise.is_depthwise:
         return None
@@ -119,7 +120,21 @@ def run_inverted_residual(
     weights = _flat([s and s.operands(pack) for s in stages])
     rest: tuple[Any, ...] = (depthwise.stride, depthwise.padding, depthwise.dilation, activation)
     rest += ((), CODES["none"], CODES["sigmoid"]) if excite is None else excite
-    return lambda x: OPS.infer(x, *weights, *rest, x if residual else None, packed)
+    step = None
+    if excite is None:
+        step = depthwise.step(
+            StepKind.INVERTED_RESIDUAL,
+            out_channels=project.weight.shape[0],
+            mid_channels=0 if expand is None else expand.weight.shape[0],
+            activation=activation,
+            out_activation=CODES["none"],
+            residual=residual,
+        )
+    return Native(
+        lambda packed, x: OPS.infer(x, *weights, *rest, x if residual else None, packed),
+        packed,
+        step,
+    )
 
 
 def _flat(pairs: list[tuple[Tensor, Tensor | None] | None]) -> tuple[Any, ...]:

@@ -4,7 +4,8 @@ from torch import Tensor, nn
 
 from ..folding import pack_pointwise
 from ..ops.linear import OPS
-from ._fused import FusedModule, Run
+from ..ops._sequential import Step, StepKind
+from ._fused import FusedModule, Native
 from ._parts import are_native
 
 
@@ -26,9 +27,12 @@ class Linear(FusedModule, nn.Linear):
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Linear.forward(self, input)
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         weight, bias = self.weight, self.bias
         if not are_native(weight, bias):
             return None
-        packed = pack_pointwise(weight, bias) if pack else None
-        return lambda x: OPS.infer(x, weight, bias, packed)
+        return Native(
+            lambda packed, x: OPS.infer(x, weight, bias, packed),
+            pack_pointwise(weight, bias) if pack else None,
+            Step(StepKind.LINEAR, weight.shape[0]),
+        )

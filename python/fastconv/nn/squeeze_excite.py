@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..activation import CODES, GATES, of_module
 from ..ops.squeeze_excite import OPS
-from ._fused import FusedModule, Run
+from ._fused import FusedModule, Native
 from ._parts import Stage, read_stage
 
 
@@ -45,12 +45,12 @@ class SqueezeExcite(FusedModule):
         scale = self.fc2(self.activation(self.fc1(self.avgpool(input))))
         return input * self.scale_activation(scale)
 
-    def _fuse(self, kind: str, pack: bool) -> Run | None:
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
         parts = read_squeeze_excite(self)
         if parts is None:
             return None
         (w1, b1, w2, b2), activation, gate = parts
-        return lambda x: OPS.infer(x, w1, b1, w2, b2, activation, gate)
+        return Native(lambda _, x: OPS.infer(x, w1, b1, w2, b2, activation, gate), None, None)
 
 
 class Excite(NamedTuple):

@@ -1,0 +1,153 @@
+// A chain of ops on maps that stay near: images are dealt to the threads, and each goes depth first
+// through the ops, alone where its maps are large, in a group where the weights are the larger part
+// and are then read once for all of it. Memory moved: the input, the weights once a group, the
+// output. What images are left when each thread has as many go through one by one, all threads
+// sharing every op.
+#include "../sequential.h"
+
+#include <algorithm>
+
+#include "dispatch.h"
+#include "plan.h"
+#include "scratch.h"
+#include "team.h"
+
+namespace fastconv {
+namespace {
+
+// [begin, end) of the steps.
+struct Steps {
+  int64_t begin, end;
+};
+
+float* buffer(Scratch purpose, int64_t floats) {
+  return static_cast<float*>(scratch(purpose, sizeof(float) * static_cast<std::size_t>(floats)));
+}
+
+struct Chain {
+  const KernelTable& table;
+  const SequentialParams& p;
+
+  const float* image(int64_t n) const {
+    const SequentialStep& first = p.steps[0];
+    const bool strided = first.kind == StepKind::kConv2dBiasAct;
+    return p.input + n * (strided ? first.conv2d_bias_act.batch_stride : first.in_floats);
+  }
+
+  // One step on `batch` images.
+  void run_step(const SequentialStep& step, int64_t batch, const float* input, float* output,
+                const Threads& threads) const {
+    switch (step.kind) {
+      case StepKind::kConv2dBiasAct: {
+        Conv2dBiasActParams q = step.conv2d_bias_act;
+        q.batch = batch;
+        q.input = input;
+        q.output = output;
+        return table.conv2d_bias_act(q, threads);
+      }
+      case StepKind::kPointwise: {
+        PointwiseConv2dParams q = step.pointwise;
+        q.batch = batch;
+        q.input = input;
+        q.output = output;
+        return table.pointwise_conv2d(q, threads);
+      }
+      case StepKind::kDepthwise: {
+        DepthwiseConv2dParams q = step.depthwise;
+        q.batch = batch;
+        q.input = input;
+        q.output = output;
+        return table.depthwise_conv2d(q, threads);
+      }
+      case StepKind::kInvertedResidual: {
+        InvertedResidualParams q = step.inverted_residual;
+        q.depthwise.batch = batch;
+        q.depthwise.input = input;
+        q.depthwise.output = output;
+        q.residual = step.residual ? input : nullptr;
+        return table.inverted_residual(q, threads);
+      }
+      case StepKind::kPool: {
+        PointwiseConv2dPoolParams q = step.pool;
+        q.batch = batch;
+        q.input = input;
+        q.output = output;
+        return table.pointwise_conv2d_pool(q, threads);
+      }
+      case StepKind::kLinear: {
+        LinearParams q = step.linear;
+        q.batch = batch;
+        q.input = input;
+        q.output = output;
+        return table.linear(q, threads);
+      }
+    }
+  }
+
+  // Some steps in a row on `batch` images; maps between them alternate between two buffers.
+  void run_steps(Steps steps, int64_t batch, const float* input, float* output,
+                 const Threads& threads) const {
+    int64_t largest = 0;
+    for (int64_t i = steps.begin; i + 1 < steps.end; ++i)
+      largest = std::max(largest, p.steps[i].out_floats);
+    float* maps[] = {buffer(Scratch::kMaps, batch * largest),
+                     buffer(Scratch::kOtherMaps, batch * largest)};
+    for (int64_t i = steps.begin; i < steps.end; ++i) {
+      float* to = i + 1 == steps.end ? output : maps[i % 2];
+      run_step(p.steps[i], batch, input, to, threads);
+      input = to;
+    }
+  }
+
+  // Images [begin, end) through steps [0, body) on one thread: each alone as far as `joint`, all
+  // together from there.
+  void run_group(int64_t begin, int64_t end, int64_t joint, int64_t body, float* output) const {
+    const int64_t batch = end - begin;
+    const int64_t joint_floats = p.steps[joint - 1].out_floats;
+    float* joint_maps = joint == body ? output : buffer(Scratch::kJointMaps, batch * joint_floats);
+    for (int64_t n = 0; n < batch; ++n)
+      run_steps({0, joint}, 1, image(begin + n), joint_maps + n * joint_floats, kAlone);
+    if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
+  }
+
+  // The first step from which the maps of `group` images fit into the cache, at least 1.
+  int64_t joint_step(int64_t group, int64_t body) const {
+    const int64_t limit = cache_sizes().l2 * 3 / 4 / static_cast<int64_t>(sizeof(float));
+    int64_t joint = body;
+    while (joint > 1 && group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
+      --joint;
+    return joint;
+  }
+
+  void run(const Threads& threads) const {
+    // Fully connected layers at the end see the whole batch: their weights are read once.
+    int64_t body = p.count;
+    while (body > 1 && p.steps[body - 1].kind == StepKind::kLinear) --body;
+    const int64_t features = p.steps[body - 1].out_floats;
+    float* output = body == p.count ? p.output : buffer(Scratch::kFeatures, p.batch * features);
+
+    constexpr int64_t kLargestGroup = 4;
+    const int64_t whole = p.batch / threads.count * threads.count;
+    const int64_t group =
+        std::max<int64_t>(1, std::min(kLargestGroup, whole / threads.count));
+    const int64_t groups = (whole + group - 1) / group;
+    const int64_t joint = joint_step(group, body);
+    threads.parallel(groups, [&](int64_t i) {
+      const Share images(whole, groups, i);
+      run_group(images.begin, images.end, joint, body, output + images.begin * features);
+    });
+    for (int64_t n = whole; n < p.batch; ++n)
+      run_steps({0, body}, 1, image(n), output + n * features, threads);
+    if (body < p.count) run_steps({body, p.count}, p.batch, output, p.output, threads);
+  }
+};
+
+}  // namespace
+
+void sequential(const KernelTable& table, const SequentialParams& p, const Threads& threads) {
+  if (p.batch == 0) return;
+  const Chain chain{table, p};
+  Team::lead(threads, [&](const Threads& team) { chain.run(team); });
+}
+
+}  // namespace fastconv

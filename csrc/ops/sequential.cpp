@@ -1,0 +1,167 @@
+// Reads the steps of a chain of ops, checks them against the packed weights and each other, and runs
+// them.
+#include "conv2d_bias_act.h"
+#include "depthwise.h"
+
+namespace fastconv {
+namespace {
+
+constexpr const char* kOp = "sequential";
+
+// The fields of one step, in the order of python/fastconv/ops/_sequential.py.
+struct Fields {
+  static constexpr int64_t kCount = 16;
+  explicit Fields(const int64_t* f)
+      : kind(static_cast<StepKind>(f[0])),
+        out_channels(f[1]),
+        mid_channels(f[2]),
+        kernel(f[3], f[4]),
+        stride{f[5], f[6]},
+        padding{f[7], f[8], f[9], f[10]},
+        dilation{f[11], f[12]},
+        activation(check_activation(kOp, "steps' activation", f[13])),
+        out_activation(check_activation(kOp, "steps' out_activation", f[14])),
+        residual(f[15] != 0) {
+    FASTCONV_CHECK(f[0] >= 0 && f[0] < kStepKinds, kOp, "steps' kind",
+                   text("be from 0 to ", kStepKinds - 1), f[0]);
+    for (int64_t i : {1, 3, 4}) check_size(f[i], 1);
+    check_size(f[2], 0);
+  }
+  static void check_size(int64_t size, int64_t least) {
+    FASTCONV_CHECK(size >= least && size <= (int64_t{1} << 24), kOp, "steps' sizes",
+                   text("be from ", least, " to 2^24"), size);
+  }
+
+  StepKind kind;
+  int64_t out_channels, mid_channels;  // mid_channels 0: no expansion
+  KernelSize kernel;
+  Ints stride, padding, dilation;
+  Activation activation, out_activation;  // inside a block, and at its end
+  bool residual;
+};
+
+int64_t floats_of(const Image& image) { return image.channels * image.height * image.width; }
+
+// One step on `image`, which becomes what the step makes of it.
+SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) {
+  SequentialStep step{};
+  step.kind = f.kind;
+  step.residual = f.residual;
+  step.in_floats = floats_of(image);
+  const int64_t in = image.channels, out = f.out_channels, taps = f.kernel.height * f.kernel.width;
+  const Image input = image;
+  image.channels = out;
+  switch (f.kind) {
+    case StepKind::kConv2dBiasAct: {
+      Conv2dBiasActParams& p = step.conv2d_bias_act;
+      p = conv2d_window(kOp, input, out, f.kernel, f.stride, f.padding);
+      p.activation = f.out_activation;
+      p.packed = weights.next(PackedKind::kPointwise, out, in * taps);
+      image.height = p.out_height;
+      image.width = p.out_width;
+      break;
+    }
+    case StepKind::kPointwise: {
+      check_ints(kOp, "steps' stride", f.stride, 2, 1);
+      PointwiseConv2dParams& p = step.pointwise;
+      p = PointwiseConv2dParams{};
+      image.height = (input.height - 1) / f.stride[0] + 1;
+      image.width = (input.width - 1) / f.stride[1] + 1;
+      p.height = input.height;
+      p.width = input.width;
+      p.in_channels = in;
+      p.out_height = image.height;
+      p.out_width = image.width;
+      p.out_channels = out;
+      p.stride_height = f.stride[0];
+      p.stride_width = f.stride[1];
+      p.activation = f.out_activation;
+      p.packed = weights.next(PackedKind::kPointwise, out, in);
+      break;
+    }
+    case StepKind::kDepthwise: {
+      FASTCONV_CHECK(out == in, kOp, "a depthwise step", text("have ", in, " output channels"),
+                     out);
+      DepthwiseConv2dParams& p = step.depthwise;
+      p = depthwise_window(kOp, input, out, f.kernel, f.stride, f.padding, f.dilation);
+      p.activation = f.out_activation;
+      p.packed = weights.next(PackedKind::kDepthwise, out, taps);
+      image.height = p.out_height;
+      image.width = p.out_width;
+      break;
+    }
+    case StepKind::kInvertedResidual: {
+      const int64_t mid = f.mid_channels == 0 ? in : f.mid_channels;
+      InvertedResidualParams& p = step.inverted_residual;
+      p = InvertedResidualParams{};
+      p.depthwise = depthwise_window(kOp, input, mid, f.kernel, f.stride, f.padding, f.dilation);
+      p.depthwise.activation = p.expand_activation = f.activation;
+      p.in_channels = in;
+      p.out_channels = out;
+      p.project_activation = f.out_activation;
+      if (f.mid_channels != 0) p.expand_packed = weights.next(PackedKind::kPointwise, mid, in);
+      p.depthwise.packed = weights.next(PackedKind::kDepthwise, mid, taps);
+      p.project_packed = weights.next(PackedKind::kPointwise, out, mid);
+      image.height = p.depthwise.out_height;
+      image.width = p.depthwise.out_width;
+      break;
+    }
+    case StepKind::kPool: {
+      PointwiseConv2dPoolParams& p = step.pool;
+      p = PointwiseConv2dPoolParams{};
+      p.pixels = input.height * input.width;
+      p.in_channels = in;
+      p.out_channels = out;
+      p.activation = f.out_activation;
+      p.packed = weights.next(PackedKind::kPointwise, out, in);
+      image.height = image.width = 1;
+      break;
+    }
+    case StepKind::kLinear: {
+      FASTCONV_CHECK(image.height == 1 && image.width == 1, kOp, "a linear step",
+                     "follow a pooled one", text(image.height, " x ", image.width));
+      step.linear = {0, in, out, nullptr, weights.next(PackedKind::kPointwise, out, in), nullptr};
+      break;
+    }
+  }
+  step.out_floats = floats_of(image);
+  const bool same = image.channels == input.channels && image.height == input.height &&
+                    image.width == input.width;
+  FASTCONV_CHECK(!f.residual || (f.kind == StepKind::kInvertedResidual && same), kOp,
+                 "a step with a residual", "be a block that keeps the shape", "another");
+  return step;
+}
+
+Tensor sequential_cpu(const Tensor& input, const Ints& steps, const Tensor& packed) {
+  Image image = check_input(kOp, input);
+  FASTCONV_CHECK(!steps.empty() && steps.size() % Fields::kCount == 0, kOp, "steps",
+                 text("have a multiple of ", Fields::kCount, " numbers"), steps.size());
+  PackedWeights weights(kOp, packed);
+  std::vector<SequentialStep> read;
+  for (std::size_t i = 0; i < steps.size(); i += Fields::kCount) {
+    const Fields fields(steps.data() + i);
+    FASTCONV_CHECK(i == 0 || fields.kind != StepKind::kConv2dBiasAct, kOp, "a dense convolution",
+                   "be the first step", text("step ", i / Fields::kCount));
+    read.push_back(read_step(fields, weights, image));
+  }
+  weights.check_end();
+  const StepKind last = read.back().kind;
+  Tensor output = last == StepKind::kPool || last == StepKind::kLinear
+                      ? empty_2d(input, image.batch, image.channels)
+                      : empty_channels_last(
+                            input, {image.batch, image.channels, image.height, image.width});
+  const bool strided = read[0].kind == StepKind::kConv2dBiasAct;
+  const Tensor first = strided ? input : channels_last(input);
+  if (strided) set_strided_input(read[0].conv2d_bias_act, first);
+  const SequentialParams p{image.batch, static_cast<int64_t>(read.size()), read.data(), data(first),
+                           mutable_data(output)};
+  sequential(kernels(), p, torch_threads());
+  return output;
+}
+
+}  // namespace
+}  // namespace fastconv
+
+STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
+  m.impl("sequential", TORCH_BOX(&fastconv::sequential_cpu));
+}

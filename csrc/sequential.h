@@ -1,0 +1,47 @@
+// A chain of ops, each reading what the one before it wrote: a whole network in one call.
+#pragma once
+
+#include <cstdint>
+
+#include "conv2d_bias_act.h"
+#include "depthwise_conv2d.h"
+#include "inverted_residual.h"
+#include "linear.h"
+#include "pointwise_conv2d.h"
+#include "pointwise_conv2d_pool.h"
+
+namespace fastconv {
+
+enum class StepKind : int64_t {
+  kConv2dBiasAct = 0,
+  kPointwise = 1,
+  kDepthwise = 2,
+  kInvertedResidual = 3,  // also depthwise-separable: without expansion
+  kPool = 4,
+  kLinear = 5,
+};
+constexpr int64_t kStepKinds = 6;
+
+// One op: sizes and weights. Batch, input, output and residual are set when it runs.
+struct SequentialStep {
+  StepKind kind;
+  bool residual;                   // adds its input
+  int64_t in_floats, out_floats;   // of one image
+  union {
+    Conv2dBiasActParams conv2d_bias_act;
+    PointwiseConv2dParams pointwise;
+    DepthwiseConv2dParams depthwise;
+    InvertedResidualParams inverted_residual;
+    PointwiseConv2dPoolParams pool;
+    LinearParams linear;
+  };
+};
+
+struct SequentialParams {
+  int64_t batch, count;
+  const SequentialStep* steps;  // [count], count >= 1; a dense convolution may only be the first
+  const float* input;           // [N, in_floats of step 0], or as a first dense convolution says
+  float* output;                // [N, out_floats of the last step]
+};
+
+}  // namespace fastconv

@@ -1,0 +1,182 @@
+"""A chain of ops in one native call: bit for bit what its ops give one by one."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import fastconv
+from fastconv import folding
+from fastconv.nn import Conv2d, Conv2dNormAct, DepthwiseSeparableConv2d, InvertedResidual, Linear
+from fastconv.ops._sequential import Step, StepKind, sequential
+
+SEQUENTIAL = torch.ops.fastconv.sequential
+
+
+def _chains():
+    norm = {"norm_layer": nn.BatchNorm2d, "activation_layer": nn.ReLU6}
+    yield "a network", [
+        Conv2dNormAct(3, 9, 3, 2, **norm),
+        DepthwiseSeparableConv2d(9, 17, activation_layer=None),
+        InvertedResidual(17, 24, 2, 3),
+        InvertedResidual(24, 24, 1, 3, kernel_size=5, activation_layer=nn.Hardswish),
+        InvertedResidual(24, 24, 1, 1),
+        Conv2dNormAct(24, 33, 1, **norm),
+        Linear(33, 12),
+        Linear(12, 5),
+    ]
+    yield "maps only", [
+        InvertedResidual(3, 16, 1, 2),
+        Conv2d(16, 16, 3, padding=1, groups=16),
+        Conv2d(16, 7, 1, stride=2),
+        Conv2dNormAct(7, 7, (3, 2), 1, (1, 0), 7, **norm, dilation=(2, 1)),
+    ]
+    yield "one step", [Conv2dNormAct(3, 16, 3, 2, activation_layer=nn.SiLU)]
+
+
+CHAINS = dict(_chains())
+
+
+def _natives(layers):
+    """The native forms of layers; a 1x1 convolution before a Linear is pooled."""
+    for index, layer in enumerate(layers):
+        followed = index + 1 < len(layers) and isinstance(layers[index + 1], Linear)
+        pooled = followed and isinstance(layer, Conv2dNormAct)
+        dims = 2 if isinstance(layer, Linear) else 4
+        yield layer.packed_native("pooled" if pooled else "forward", dims)
+
+
+@pytest.fixture(params=CHAINS)
+def chain(request, native):
+    """(steps, packed, what the ops give one by one, the same in float64)."""
+    torch.manual_seed(0)
+    layers = CHAINS[request.param]
+    for layer in layers:
+        for module in layer.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.2)
+                module.running_var.uniform_(0.5, 1.5)
+        layer.eval().requires_grad_(False)
+    natives = list(_natives(layers))
+    steps = [number for one in natives for number in one.step.numbers()]
+    packed = torch.cat([one.packed for one in natives])
+
+    def one_by_one(input):
+        for one in natives:
+            input = one.run()(input)
+        return input
+
+    def plain(input):
+        for layer in layers:
+            if isinstance(layer, Linear) and input.dim() == 4:
+                input = input.mean((2, 3))
+            input = layer(input)
+        return input
+
+    return steps, packed, one_by_one, plain
+
+
+def _inputs(batch):
+    torch.manual_seed(batch)
+    yield torch.randn(batch, 3, 23, 21)
+    yield torch.randn(batch, 3, 23, 21).contiguous(memory_format=torch.channels_last)
+    yield torch.randn(batch + 1, 4, 30, 21)[1:, 1:, 7:].expand(batch, 3, 23, 21)
+    yield torch.randn(1, 3, 64, 50).expand(batch, 3, 64, 50)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 3, 7, 9])
+def test_forward(chain, batch):
+    steps, packed, one_by_one, plain = chain
+    threads = torch.get_num_threads()
+    try:
+        for input in _inputs(batch):
+            expected = one_by_one(input)
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                output = sequential(input, steps, packed)
+                assert output.stride() == expected.stride()
+                assert torch.equal(output, expected), f"{count} threads"
+            with fastconv.use_backend("reference"):
+                torch.testing.assert_close(output, plain(input), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_opcheck(chain):
+    steps, packed, _, _ = chain
+    for input in _inputs(2):
+        torch.library.opcheck(SEQUENTIAL.default, (input, steps, packed))
+
+
+def test_flops(chain):
+    steps, packed, one_by_one, _ = chain
+    input = next(_inputs(2))
+    with FlopCounterMode(display=False) as whole:
+        sequential_output = SEQUENTIAL(input, steps, packed)
+    with FlopCounterMode(display=False) as parts:
+        output = one_by_one(input)
+    assert sequential_output.shape == output.shape
+    assert whole.get_total_flops() == parts.get_total_flops() > 0
+
+
+def _weights(out, depth=4):
+    return folding.pack_pointwise(torch.randn(out, depth, 1, 1), None)
+
+
+POINTWISE = Step(StepKind.POINTWISE, 8)
+IDENTITY = Step(StepKind.INVERTED_RESIDUAL, 8, kernel=(1, 1), residual=True)
+
+
+def _changed(step, field, value):
+    numbers = step.numbers()
+    numbers[field] = value
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("steps", "packed", "message"),
+    [
+        ([], lambda: _weights(8), "steps must have a multiple of 16 numbers, got 0"),
+        ([1, 2, 3], lambda: _weights(8), "steps must have a multiple of 16 numbers, got 3"),
+        (_changed(POINTWISE, 0, 6), lambda: _weights(8), "steps' kind must be from 0 to 5, got 6"),
+        (_changed(POINTWISE, 0, -1), lambda: _weights(8), "steps' kind must"),
+        (_changed(POINTWISE, 1, 0), lambda: _weights(8), "steps' sizes must be from 1 to"),
+        (_changed(POINTWISE, 1, 2**40), lambda: _weights(8), "steps' sizes must be from 1 to"),
+        (_changed(POINTWISE, 5, 0), lambda: _weights(8), "steps' stride must"),
+        (_changed(POINTWISE, 14, 7), lambda: _weights(8), "steps' out_activation must"),
+        (_changed(POINTWISE, 15, 1), lambda: _weights(8), "a step with a residual must"),
+        (POINTWISE.numbers(), lambda: _weights(9), "packed must hold 8 x 4 weights"),
+        (POINTWISE.numbers(), lambda: _weights(8, 5), "packed must hold 8 x 4 weights"),
+        (POINTWISE.numbers(), lambda: _weights(8)[:-1], "packed must hold 8 x 4 weights"),
+        (POINTWISE.numbers(), lambda: torch.cat([_weights(8)] * 2), "packed must end with"),
+        (POINTWISE.numbers(), lambda: _weights(8).double(), "packed must be float32"),
+        (IDENTITY.numbers(), lambda: _weights(8), "packed must hold 4 x 1 weights"),
+        (Step(StepKind.LINEAR, 8).numbers(), lambda: _weights(8), "a linear step must follow"),
+        (Step(StepKind.DEPTHWISE, 8).numbers(), lambda: _weights(8), "a depthwise step must have"),
+        (
+            Step(StepKind.DEPTHWISE, 4, kernel=(9, 1)).numbers(),
+            lambda: _weights(8),
+            "input must be, with its padding, at least as large as the kernel, got 5 x 6",
+        ),
+        (
+            [*POINTWISE.numbers(), *Step(StepKind.CONV2D_BIAS_ACT, 8).numbers()],
+            lambda: torch.cat([_weights(8), _weights(8, 8)]),
+            "a dense convolution must be the first step, got step 1",
+        ),
+    ],
+)
+def test_rejects(native, steps, packed, message):
+    with pytest.raises(RuntimeError, match=f"sequential: {message}"):
+        SEQUENTIAL(torch.randn(1, 4, 5, 6), steps, packed())
+
+
+def test_rejects_inputs(native):
+    steps, packed = POINTWISE.numbers(), _weights(8)
+    for input, message in (
+        (torch.randn(4, 5, 6), "input must have 4 dimensions"),
+        (torch.randn(1, 4, 5, 6).double(), "input must be float32"),
+        (torch.randn(1, 4, 0, 6), "input must have shape"),
+        (torch.randn(1, 3, 5, 6), "packed must hold 8 x 3 weights"),
+    ):
+        with pytest.raises(RuntimeError, match=f"sequential: {message}"):
+            SEQUENTIAL(input, steps, packed)
