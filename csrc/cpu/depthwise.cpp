@@ -74,6 +74,34 @@ FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& b
   }
 }
 
+// Whether the input rows under one output row, from the S-th on, are those under the next one: with
+// stride S and no dilation along the height.
+template <int K, int S>
+FASTCONV_INLINE bool rows_overlap(const int32_t* rows) {
+  bool same = true;
+  for (int i = 0; i + S < K; ++i) same = same && rows[K + i] == rows[i + S];
+  return same;
+}
+
+// Two output rows at once, where registers allow: each input pixel is loaded once for both, and
+// twice as many accumulators hide the FMA's latency. w: [K * K][kW].
+template <int K, int S, int Q>
+FASTCONV_INLINE void accumulate_two_rows(const float* input, const int32_t* rows, const float* w,
+                                         Vec (&first)[Q], Vec (&second)[Q]) {
+  FASTCONV_UNROLL for (int i = 0; i < K + S; ++i) {
+    const float* p = input + (i < K ? rows[i] : rows[K + i - S]);
+    FASTCONV_UNROLL for (int x = 0; x < (Q - 1) * S + K; ++x) {
+      const Vec in = vload(p + x * kW);
+      FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
+        const int j = x - q * S;
+        if (j < 0 || j >= K) continue;
+        if (i < K) first[q] = vfma(in, vload(w + (i * K + j) * kW), first[q]);
+        if (i >= S) second[q] = vfma(in, vload(w + ((i - S) * K + j) * kW), second[q]);
+      }
+    }
+  }
+}
+
 // K x K kernels, K and S compile-time; K = 0: generic.
 template <int K, int S, int Q>
 void plane(const DepthwiseKernel& shared, const float* packed, const float* input,
@@ -82,7 +110,21 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
   const ActivationBounds bounds = activation_bounds(k.activation);
   const RowTiles tiles(out_width);
   const Vec bias = vload(packed);
-  for (int64_t r = 0; r < out_rows; ++r, rows += k.height, out += out_width * kW) {
+  int64_t r = 0;
+  if constexpr (K != 0 && kRegisters == 32) {
+    for (; r + 2 <= out_rows && rows_overlap<K, S>(rows); r += 2, rows += 2 * K) {
+      for (int64_t t = 0; t < tiles.count; ++t) {
+        const int64_t x = tiles.begin(t);
+        Vec first[Q], second[Q];
+        FASTCONV_UNROLL for (int q = 0; q < Q; ++q) first[q] = second[q] = bias;
+        accumulate_two_rows<K, S, Q>(input + x * S * kW, rows, packed + kW, first, second);
+        store_tile<Q>(k.activation, bounds, out + x * kW, kW, first);
+        store_tile<Q>(k.activation, bounds, out + (out_width + x) * kW, kW, second);
+      }
+      out += 2 * out_width * kW;
+    }
+  }
+  for (; r < out_rows; ++r, rows += k.height, out += out_width * kW) {
     for (int64_t t = 0; t < tiles.count; ++t) {
       const int64_t x = tiles.begin(t);
       Vec acc[Q];

@@ -3,6 +3,8 @@
 // namespace named after the level: the linker must never merge an AVX-512 copy of a function with a
 // portable one.
 //
+// Half is half a Vec; kHasHalf: it costs half as much.
+//
 // Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32
 // for AVX-512.
 #pragma once
@@ -61,6 +63,16 @@ FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
 }
+
+using Half = __m256;
+FASTCONV_INLINE Half vlow(Vec x) { return _mm512_castps512_ps256(x); }
+FASTCONV_INLINE Half vhigh(Vec x) { return _mm512_extractf32x8_ps(x, 1); }
+FASTCONV_INLINE Vec vjoin(Half low, Half high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+FASTCONV_INLINE Half vset_half(float x) { return _mm256_set1_ps(x); }
+FASTCONV_INLINE Half vload_half(const float* p) { return _mm256_loadu_ps(p); }
+FASTCONV_INLINE Half vfma(Half a, Half b, Half c) { return _mm256_fmadd_ps(a, b, c); }
 
 #elif defined(FASTCONV_ISA_AVX2)
 
@@ -131,6 +143,28 @@ FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }
 
+#endif
+
+#if defined(FASTCONV_ISA_AVX512)
+constexpr bool kHasHalf = true;
+#else
+constexpr bool kHasHalf = kRegisters == 32;
+typedef float Half __attribute__((vector_size(2 * kW)));
+FASTCONV_INLINE Half vload_half(const float* p) {
+  Half x;
+  std::memcpy(&x, p, sizeof(x));
+  return x;
+}
+FASTCONV_INLINE Half vset_half(float x) { return Half{} + x; }
+FASTCONV_INLINE Half vlow(Vec x) { return vload_half(reinterpret_cast<const float*>(&x)); }
+FASTCONV_INLINE Half vhigh(Vec x) {
+  return vload_half(reinterpret_cast<const float*>(&x) + kW / 2);
+}
+FASTCONV_INLINE Vec vjoin(Half low, Half high) {
+  Half both[] = {low, high};
+  return vload(reinterpret_cast<const float*>(both));
+}
+FASTCONV_INLINE Half vfma(Half a, Half b, Half c) { return a * b + c; }
 #endif
 
 }  // namespace FASTCONV_ISA_NAMESPACE
