@@ -4,6 +4,7 @@
 #pragma once
 
 #include "depthwise_conv2d.h"
+#include "packed.h"
 
 namespace fastconv {
 
@@ -25,6 +26,7 @@ struct InvertedResidualParams {
   const float* project_packed;
   SqueezeExciteParams squeeze_excite;
   const float* residual;  // [N, OH, OW, K] or null
+  WeightRegion ahead;     // prefetched meanwhile; may be empty
 };
 
 }  // namespace fastconv

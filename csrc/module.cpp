@@ -1,5 +1,5 @@
-// fastconv._C: what Python asks about the CPU and about this build. The only pybind11 file, free of
-// torch.
+// fastconv._C: what Python asks about the CPU, about this build, and about its own objects
+// (watch.h). Nothing else uses pybind11; free of torch.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -11,6 +11,7 @@
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/features.h"
 #include "csrc/cpu/plan.h"
+#include "csrc/watch.h"
 
 namespace py = pybind11;
 
@@ -98,5 +99,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("in_channels"), py::arg("mid_channels"), py::arg("out_channels"), py::arg("kernel"),
         py::arg("stride"), py::arg("squeeze_excite"), py::arg("lanes"), py::arg("l1"),
         py::arg("l2"), "How a fused block of these sizes is cut for caches of l1 and l2 bytes.");
+  py::class_<fastconv::Watch>(m, "Watch", py::custom_type_setup(fastconv::let_collect))
+      .def(py::init<py::list, py::list, py::list>(), py::arg("slots"), py::arg("sizes"),
+           py::arg("tensors"))
+      .def("holds", &fastconv::Watch::holds, "Whether everything still is what it was.");
   m.def("build_info", &fastconv::build_info, "Versions, compiler and flags of this build.");
 }

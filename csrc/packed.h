@@ -25,6 +25,12 @@ static_assert(sizeof(PackedHeader) == kPackedHeader * sizeof(float),
 
 constexpr int32_t kPackedMagic = 0x46435031;
 
+// Some weights in memory.
+struct WeightRegion {
+  const float* data;
+  int64_t floats;
+};
+
 inline int64_t packed_size(int64_t channels, int64_t depth) {
   return kPackedHeader + (channels + 15) / 16 * 16 * (1 + depth);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "activation.h"
+#include "packed.h"
 
 namespace fastconv {
 
@@ -14,6 +15,7 @@ struct PointwiseConv2dPoolParams {
   const float* input;   // [N, H, W, C]
   const float* packed;  // pack_pointwise's result
   float* output;        // [N, K]
+  WeightRegion ahead;   // prefetched meanwhile; may be empty
 };
 
 }  // namespace fastconv

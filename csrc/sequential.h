@@ -27,6 +27,7 @@ struct SequentialStep {
   StepKind kind;
   bool residual;                   // adds its input
   int64_t in_floats, out_floats;   // of one image
+  WeightRegion weights;            // all of this step's
   union {
     Conv2dBiasActParams conv2d_bias_act;
     PointwiseConv2dParams pointwise;

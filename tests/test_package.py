@@ -99,7 +99,7 @@ def test_versions_agree():
 
 def test_type_stub_names_what_the_extension_has():
     extension = pytest.importorskip("fastconv._C")
-    stub = re.findall(r"^def (\w+)", (PACKAGE / "_C.pyi").read_text(), re.MULTILINE)
+    stub = re.findall(r"^(?:def|class) (\w+)", (PACKAGE / "_C.pyi").read_text(), re.MULTILINE)
     assert sorted(stub) == [name for name in dir(extension) if not name.startswith("_")]
 
 

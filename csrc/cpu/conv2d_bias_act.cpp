@@ -60,9 +60,8 @@ void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n,
                   p.kernel_height * p.kernel_width * channels};
     const GemmC c{
         p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
-    gemm(a, p.packed + kPackedHeader, panels, p.out_width, c, {p.activation, nullptr, 0}, 0,
-         panels.count,
-         /*cold_weight=*/false);
+    gemm(a, {p.packed + kPackedHeader, /*cold=*/false, {}}, panels, p.out_width, c,
+         {p.activation, nullptr, 0}, 0, panels.count);
   }
 }
 

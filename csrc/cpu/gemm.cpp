@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../parallel.h"
 #include "activate.h"
 
 namespace fastconv {
@@ -104,6 +105,25 @@ struct HalfTile {
 
 constexpr int64_t kLine = 16;  // floats of a cache line
 
+// Memory to ask for in equal portions, one a segment of a tile.
+struct Prefetch {
+  // All of a region within `portions` portions.
+  void start(const WeightRegion& region, int64_t portions) {
+    at = region.data;
+    end = at + region.floats;
+    portion = (region.floats / std::max<int64_t>(1, portions) + kLine - 1) / kLine * kLine;
+  }
+  FASTCONV_INLINE void next() {
+    if (at >= end) return;
+    for (int64_t i = 0; i < portion; i += kLine) __builtin_prefetch(at + i, 0, 2);
+    at += portion;
+  }
+  FASTCONV_INLINE void skip(int64_t portions) { at += portions * portion; }
+
+  const float *at, *end;
+  int64_t portion;  // floats
+};
+
 // What a column of tiles shares. Passed by value: the compiler may then keep it in registers across
 // the stores.
 struct Column {
@@ -113,18 +133,12 @@ struct Column {
   const float* panel;
   ActivationBounds bounds;
   int64_t lanes;  // output channels of this panel that exist
-  // What of the panel after this one is still to be asked for, and how much of it each segment asks
-  // for: at batch 1 a weight is cold when it is needed, and one panel's time is enough to bring the
-  // next.
-  const float* next_panel;
-  const float* next_end;
-  int64_t prefetch;  // floats a segment
+  Prefetch panel_ahead, ahead;
 };
 
 FASTCONV_INLINE void prefetch_next(Column& s) {
-  if (s.next_panel >= s.next_end) return;
-  for (int64_t i = 0; i < s.prefetch; i += kLine) __builtin_prefetch(s.next_panel + i, 0, 2);
-  s.next_panel += s.prefetch;
+  s.panel_ahead.next();
+  s.ahead.next();
 }
 
 template <int MR, int NV>
@@ -278,7 +292,7 @@ ColumnFunction column_of_height(int64_t rows, std::integer_sequence<int, kMinusO
 // m rows are cut into the fewest tiles, as equal as possible: a one-row remainder would cost most
 // of a full tile.
 template <int NV>
-void panel_rows(Column& s, int64_t m, int64_t next_floats, bool single_pixel) {
+void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool single_pixel) {
   if (single_pixel) return vector_tile<NV>(s);
   using Heights = std::make_integer_sequence<int, max_rows(NV)>;
   const bool half = s.lanes - (NV - 1) * kW <= kW / 2;
@@ -287,9 +301,11 @@ void panel_rows(Column& s, int64_t m, int64_t next_floats, bool single_pixel) {
   const int64_t rows = m / tiles, longer = m % tiles;
   const int64_t segments =
       (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
-  s.prefetch = (next_floats / std::max<int64_t>(1, tiles * segments) + kLine - 1) / kLine * kLine;
+  s.panel_ahead.start(ahead[0], tiles * segments);
+  s.ahead.start(ahead[1], tiles * segments);
   if (longer > 0) column_of_height<NV>(rows + 1, Heights())(s, 0, longer);
-  s.next_panel += longer * segments * s.prefetch;
+  s.panel_ahead.skip(longer * segments);
+  s.ahead.skip(longer * segments);
   column_of_height<NV>(rows, Heights())(s, longer * (rows + 1), tiles - longer);
 }
 
@@ -329,8 +345,8 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, c
   }
 }
 
-void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight,
+void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_t m, const GemmC& c,
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end,
           bool single_pixel) {
   if (m == 0) return;
   // A pixel-major A is cut into segments as well: they pace the prefetching.
@@ -338,31 +354,31 @@ void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, 
   const bool one_segment = a.segment_length >= a.depth;
   const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length,
                   one_segment ? kSegment : a.segment, a.depth};
-  Column s{cut, c,       epilogue, nullptr, activation_bounds(epilogue.activation),
-           0,   nullptr, nullptr,  0};
+  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, {}, {}};
+  const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + a.depth); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);
-    s.panel = packed + first * kW * (1 + a.depth);
+    s.panel = weight.packed + first * kW * (1 + a.depth);
     s.c.data = c.data + (first - c.first_vector) * c.vector;
     s.epilogue.residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + first * kW;
     s.lanes = c.channels - first * kW;
-    s.next_panel = s.panel + panels.width(p) * kW * (1 + a.depth);
-    const int64_t next_floats =
-        cold_weight && p + 1 < panels.count ? panels.width(p + 1) * kW * (1 + a.depth) : 0;
-    s.next_end = s.next_panel + next_floats;
+    const bool follows = weight.cold && p + 1 < panels.count;
+    const Share part(weight.ahead.floats, panels.count, p);
+    const WeightRegion ahead[] = {{s.panel + panel_floats(p), follows ? panel_floats(p + 1) : 0},
+                                  {weight.ahead.data + part.begin, part.end - part.begin}};
     switch (panels.width(p)) {
       case 1:
-        panel_rows<1>(s, m, next_floats, single_pixel);
+        panel_rows<1>(s, m, ahead, single_pixel);
         break;
       case 2:
-        panel_rows<2>(s, m, next_floats, single_pixel);
+        panel_rows<2>(s, m, ahead, single_pixel);
         break;
       case 3:
-        panel_rows<3>(s, m, next_floats, single_pixel);
+        panel_rows<3>(s, m, ahead, single_pixel);
         break;
 #if defined(FASTCONV_ISA_AVX512) || defined(FASTCONV_ISA_WIDE)
       case 4:
-        panel_rows<4>(s, m, next_floats, single_pixel);
+        panel_rows<4>(s, m, ahead, single_pixel);
         break;
 #endif
     }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "../activation.h"
+#include "../packed.h"
 #include "vec.h"
 
 namespace fastconv {
@@ -56,13 +57,19 @@ struct Panels {
 void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
                float* packed);
 
-// Rows [0, m) of panels [panel_begin, panel_end); `packed` points at panel 0. `cold_weight`: the
-// caller reads the weight once, so the next panel is prefetched while one is used (also past
-// panel_end: that is the next call's). `single_pixel` (only with m == 1 and one segment) uses more
-// accumulators for the same output, in another order of summation: it must depend on the op's shape
-// alone.
-void gemm(const GemmA& a, const float* packed, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool cold_weight,
+// At batch 1 a weight is in no cache when it is needed, and its way from memory is hidden only by
+// asking for it early.
+struct GemmWeight {
+  const float* packed;  // panel 0
+  bool cold;            // this is the first use: each panel's time brings the next one
+  WeightRegion ahead;   // and, evenly over all panels, this: the next matrix product's weight
+};
+
+// Rows [0, m) of panels [panel_begin, panel_end). `single_pixel` (only with m == 1 and one segment)
+// uses more accumulators for the same output, in another order of summation: it must depend on the
+// op's shape alone.
+void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_t m, const GemmC& c,
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end,
           bool single_pixel = false);
 
 }  // namespace FASTCONV_ISA_NAMESPACE

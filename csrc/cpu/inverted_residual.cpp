@@ -41,6 +41,12 @@ struct Block {
 
   int64_t slot_offset(int64_t y) const { return (y + d.pad_top) % slots * padded_width * kW; }
   int64_t out_pixels() const { return d.out_height * d.out_width; }
+  float* slab(Scratch purpose, int64_t vectors) const {
+    return reads_input ? nullptr : scratch_floats(purpose, vectors * slab_plane);
+  }
+  WeightRegion first_project_panel() const {
+    return {p.project_packed, kPackedHeader + project_panels.width(0) * kW * (1 + d.channels)};
+  }
 
   const InvertedResidualParams& p;
   const DepthwiseConv2dParams& d;
@@ -110,8 +116,9 @@ void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, i
   const int64_t in = b.p.in_channels;
   const GemmA a{d.input + (image * d.height + y) * d.width * in, in, in, 0, in};
   const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
-  gemm(a, b.p.expand_packed + kPackedHeader, b.expand_panels, (end - y) * d.width, c,
-       {b.p.expand_activation, nullptr, 0}, panel, panel + 1, cold);
+  gemm(a, {b.p.expand_packed + kPackedHeader, cold, cold ? b.first_project_panel() : WeightRegion{}},
+       b.expand_panels, (end - y) * d.width, c, {b.p.expand_activation, nullptr, 0}, panel,
+       panel + 1);
 }
 
 // Output rows [y, y + rows) of the depthwise convolution straight from the input.
@@ -150,37 +157,40 @@ const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
 void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane,
-             Range panels, bool cold) {
+             Range panels, bool cold, const WeightRegion& ahead) {
   const int64_t out = b.p.out_channels;
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
   const GemmA a{planes, kW, kW, plane, b.d.channels};
   const GemmC c{b.d.output + offset, out, kW, nullptr, out, 0};
   const GemmEpilogue epilogue{b.p.project_activation,
                               b.p.residual ? b.p.residual + offset : nullptr, out};
-  gemm(a, b.p.project_packed + kPackedHeader, b.project_panels, pixels.size(), c, epilogue,
-       panels.begin, panels.end, cold);
+  gemm(a, {b.p.project_packed + kPackedHeader, cold, ahead}, b.project_panels, pixels.size(), c,
+       epilogue, panels.begin, panels.end);
 }
 
+// Depthwise output: vector v of output row y, counted from the first of them, at data + v * plane +
+// y * row.
+struct Planes {
+  float* data;
+  int64_t plane, row;
+};
+
 // Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is
-// convolved while it is in L1: expand what is new, then the depthwise convolution into out + (y -
-// rows.begin) * out_row. done(y, count) ends a step.
+// convolved while it is in L1: expand what is new into `slab`, then the depthwise convolution into
+// `out`. done(y, count) ends a step.
 template <class Done>
-void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* out, int64_t plane,
-               int64_t out_row, const Done& done) {
+void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* slab,
+               const Planes& out, const Done& done) {
   const DepthwiseConv2dParams& d = b.d;
   const Range all{b.expand_panels.first_vector(panels.begin),
                   b.expand_panels.first_vector(panels.end)};
-  float* slab = nullptr;
-  if (!b.reads_input) {
-    slab = scratch_floats(Scratch::kSlab, all.size() * b.slab_plane);
-    clear_sides(b, all.size(), slab);
-  }
+  if (!b.reads_input) clear_sides(b, all.size(), slab);
   int64_t next = rows.begin * d.stride_height - d.pad_top;
   for (int64_t y = rows.begin; y < rows.end; y += b.rows_per_step) {
     const int64_t count = std::min(b.rows_per_step, rows.end - y);
-    float* step_out = out + (y - rows.begin) * out_row;
+    float* step_out = out.data + (y - rows.begin) * out.row;
     if (b.reads_input) {
-      depthwise_from_input(b, image, all, y, count, step_out, plane);
+      depthwise_from_input(b, image, all, y, count, step_out, out.plane);
       done(y, count);
       continue;
     }
@@ -198,7 +208,7 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* o
         expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
       for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
         depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab,
-                        inputs, step_out + (v - all.begin) * plane, count, d.out_width);
+                        inputs, step_out + (v - all.begin) * out.plane, count, d.out_width);
       }
     }
     done(y, count);
@@ -209,10 +219,12 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* o
 void ring_band(const Block& b, int64_t image, Range rows) {
   const int64_t plane = plane_stride(b.rows_per_step * b.d.out_width * kW);
   float* tile = scratch_floats(Scratch::kTile, vectors_of(b.d.channels) * plane);
-  run_steps(b, image, {0, b.expand_panels.count}, rows, tile, plane, 0,
+  run_steps(b, image, {0, b.expand_panels.count}, rows,
+            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0},
             [&](int64_t y, int64_t count) {
               project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane,
-                      {0, b.project_panels.count}, y == rows.begin);
+                      {0, b.project_panels.count}, y == rows.begin,
+                      y + count == b.d.out_height ? b.p.ahead : WeightRegion{});
             });
 }
 
@@ -221,8 +233,9 @@ void ring_band(const Block& b, int64_t image, Range rows) {
 void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t plane, float* sums) {
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
-    run_steps(b, image, {p, p + 1}, {0, b.d.out_height}, planes + vectors.begin * plane, plane,
-              b.d.out_width * kW, [](int64_t, int64_t) {});
+    run_steps(b, image, {p, p + 1}, {0, b.d.out_height}, b.slab(Scratch::kTile, vectors.size()),
+              {planes + vectors.begin * plane, plane, b.d.out_width * kW},
+              [](int64_t, int64_t) {});
     if (sums == nullptr) continue;
     for (int64_t v = vectors.begin; v < vectors.end; ++v) {
       Vec sum = vzero();
@@ -245,7 +258,8 @@ void scale_planes(const Block& b, Range pixels, const float* gates, float* plane
 // One image by the second schedule; `threads` share both halves.
 void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   const int64_t plane = plane_stride(b.out_pixels() * kW), vectors = vectors_of(b.d.channels);
-  float* planes = scratch_floats(Scratch::kShared, vectors * plane);
+  // Where the first schedule has its slab: the memory of a block before this one is still near.
+  float* planes = scratch_floats(Scratch::kSlab, vectors * plane);
   const bool gated = b.p.squeeze_excite.squeezed > 0;
   float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
   float* gates = gated ? sums + vectors * kW : nullptr;
@@ -273,15 +287,16 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
       const Share share(pixels, blocks, i);
       if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
       project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
-              {0, b.project_panels.count},
-              /*cold=*/i < threads.count);
+              {0, b.project_panels.count}, /*cold=*/i < threads.count,
+              i == 0 ? b.p.ahead : WeightRegion{});
     });
   } else {
     if (gated) scale_planes(b, {0, pixels}, gates, planes, plane);
     const int64_t parts = std::min(threads.count, b.project_panels.count);
     threads.parallel(parts, [&](int64_t i) {
       const Share share(b.project_panels.count, parts, i);
-      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end}, /*cold=*/true);
+      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end}, /*cold=*/true,
+              b.p.ahead);
     });
   }
 }

@@ -15,9 +15,8 @@ void linear(const LinearParams& p, const Threads& threads) {
   const int64_t parts = std::min(threads.count, panels.count);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);
-    gemm(a, p.packed + kPackedHeader, panels, p.batch, c, {Activation::kNone, nullptr, 0},
-         share.begin, share.end,
-         /*cold_weight=*/true, /*single_pixel=*/p.batch == 1);
+    gemm(a, {p.packed + kPackedHeader, /*cold=*/true, {}}, panels, p.batch, c,
+         {Activation::kNone, nullptr, 0}, share.begin, share.end, /*single_pixel=*/p.batch == 1);
   });
 }
 

@@ -46,8 +46,8 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
   const GemmA a{a_data, a_row, in, 0, in};
   const GemmC c{p.output + first * out, out, kW, nullptr, out, 0};
   const GemmEpilogue epilogue{p.activation, p.residual ? p.residual + first * out : nullptr, out};
-  gemm(a, p.packed + kPackedHeader, panels, end - begin, c, epilogue, panel_begin, panel_end,
-       /*cold_weight=*/begin == 0);
+  gemm(a, {p.packed + kPackedHeader, /*cold=*/begin == 0, {}}, panels, end - begin, c, epilogue,
+       panel_begin, panel_end);
 }
 
 }  // namespace

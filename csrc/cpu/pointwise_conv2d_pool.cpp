@@ -22,9 +22,9 @@ void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_
     const int64_t count = std::min(kTilePixels, p.pixels - m);
     const GemmA a{p.input + (n * p.pixels + m) * in, in, in, 0, in};
     const GemmC c{tile, width * kW, kW, nullptr, panels.vectors * kW, first};
-    gemm(a, p.packed + kPackedHeader, panels, count, c, {p.activation, nullptr, 0}, panel,
-         panel + 1,
-         /*cold_weight=*/n == 0 && m == 0);
+    const bool cold = n == 0 && m == 0;
+    gemm(a, {p.packed + kPackedHeader, cold, cold ? p.ahead : WeightRegion{}}, panels, count, c,
+         {p.activation, nullptr, 0}, panel, panel + 1);
     for (int64_t v = 0; v < width; ++v) {
       Vec sum = vload(sums + v * kW);
       for (int64_t i = 0; i < count; ++i) sum = vadd(sum, vload(tile + (i * width + v) * kW));

@@ -65,10 +65,12 @@ struct Chain {
         q.depthwise.input = input;
         q.depthwise.output = output;
         q.residual = step.residual ? input : nullptr;
+        q.ahead = weights_after(step);
         return table.inverted_residual(q, threads);
       }
       case StepKind::kPool: {
         PointwiseConv2dPoolParams q = step.pool;
+        q.ahead = weights_after(step);
         q.batch = batch;
         q.input = input;
         q.output = output;
@@ -82,6 +84,15 @@ struct Chain {
         return table.linear(q, threads);
       }
     }
+  }
+
+  // What of the next step's weights is worth asking for while this one runs. Most of what L2 holds
+  // is in use; a step that only reads its weights, as a fully connected layer does, is worth an L3.
+  WeightRegion weights_after(const SequentialStep& step) const {
+    if (&step + 1 == p.steps + p.count) return {};
+    const SequentialStep& next = *(&step + 1);
+    const int64_t limit = cache_sizes().l2 / (next.kind == StepKind::kLinear ? 1 : 4) / static_cast<int64_t>(sizeof(float));
+    return {next.weights.data, std::min(next.weights.floats, limit)};
   }
 
   // Some steps in a row on `batch` images; maps between them alternate between two buffers.

@@ -199,6 +199,8 @@ class PackedWeights {
   // The next segment, which must hold the weights of `channels` outputs of `depth` inputs each.
   const float* next(PackedKind kind, int64_t channels, int64_t depth);
   void check_end() const;
+  // Where the next segment begins.
+  const float* position() const { return cursor_; }
 
  private:
 

@@ -1,15 +1,30 @@
+#include <cstdint>
 #include <cstring>
 
+#include "../cpu/scratch.h"
 #include "check.h"
 
 namespace fastconv {
 namespace {
 
+// Uninitialized floats, on huge pages where there are enough of them.
+Tensor allocate_floats(const Tensor& like, int64_t size) {
+  constexpr int64_t kHugeFloats = kHugePage / sizeof(float);
+  const int64_t slack = size < kHugeFloats ? 0 : kHugeFloats;
+  const std::array<int64_t, 1> sizes{size + slack};
+  Tensor floats =
+      torch::stable::empty({sizes.data(), 1}, ScalarType::Float, std::nullopt, like.device());
+  if (slack == 0) return floats;
+  const auto address = reinterpret_cast<std::uintptr_t>(floats.mutable_data_ptr());
+  const int64_t skipped = (kHugePage - address % kHugePage) % kHugePage / sizeof(float);
+  Tensor aligned = torch::stable::narrow(floats, 0, skipped, size);
+  prefer_huge_pages(mutable_data(aligned), sizeof(float) * size);
+  return aligned;
+}
+
 Tensor allocate_packed(const Tensor& like, PackedKind kind, int64_t channels, int64_t depth) {
   const int64_t size = packed_size(channels, depth);
-  const std::array<int64_t, 1> sizes{size};
-  Tensor packed =
-      torch::stable::empty({sizes.data(), 1}, ScalarType::Float, std::nullopt, like.device());
+  Tensor packed = allocate_floats(like, size);
   std::memset(mutable_data(packed), 0, sizeof(float) * size);
   PackedHeader header{};
   header.magic = kPackedMagic;
@@ -56,6 +71,25 @@ Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias) {
   kernels().pack_depthwise(data(dense_weight), channels, taps, data_or_null(b),
                            mutable_data(packed) + kPackedHeader);
   return packed;
+}
+
+Tensor pack_concat(const std::vector<Tensor>& parts) {
+  const char* op = "pack_concat";
+  FASTCONV_CHECK(!parts.empty(), op, "parts", "have at least 1 tensor", 0);
+  int64_t size = 0;
+  for (const Tensor& part : parts) {
+    check_float_cpu(op, "parts", part);
+    FASTCONV_CHECK(part.dim() == 1 && part.is_contiguous(), op, "parts",
+                   "be contiguous and have 1 dimension", shape_text(part));
+    size += part.numel();
+  }
+  Tensor joined = allocate_floats(parts[0], size);
+  float* out = mutable_data(joined);
+  for (const Tensor& part : parts) {
+    std::memcpy(out, data(part), sizeof(float) * part.numel());
+    out += part.numel();
+  }
+  return joined;
 }
 
 PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed)
@@ -107,4 +141,5 @@ void PackedWeights::check_end() const {
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("pack_pointwise", TORCH_BOX(&fastconv::pack_pointwise));
   m.impl("pack_depthwise", TORCH_BOX(&fastconv::pack_depthwise));
+  m.impl("pack_concat", TORCH_BOX(&fastconv::pack_concat));
 }

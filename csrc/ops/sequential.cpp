@@ -50,6 +50,7 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
   step.in_floats = floats_of(image);
   const int64_t in = image.channels, out = f.out_channels, taps = f.kernel.height * f.kernel.width;
   const Image input = image;
+  step.weights.data = weights.position();
   image.channels = out;
   switch (f.kind) {
     case StepKind::kConv2dBiasAct: {
@@ -124,6 +125,7 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       break;
     }
   }
+  step.weights.floats = weights.position() - step.weights.data;
   step.out_floats = floats_of(image);
   const bool same = image.channels == input.channels && image.height == input.height &&
                     image.width == input.width;

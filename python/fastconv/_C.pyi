@@ -1,3 +1,7 @@
+from typing import Any
+
+from torch import Tensor
+
 def cpu_features() -> dict[str, bool]: ...
 def isa() -> str: ...
 def isa_levels() -> list[str]: ...
@@ -17,3 +21,12 @@ def plan_inverted_residual(
     l1: int,
     l2: int,
 ) -> dict[str, str | int]: ...
+
+class Watch:
+    def __init__(
+        self,
+        slots: list[tuple[dict[str, Any], str, object]],
+        sizes: list[tuple[dict[str, Any], int]],
+        tensors: list[Tensor],
+    ) -> None: ...
+    def holds(self) -> bool: ...

@@ -2,7 +2,7 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -51,6 +51,11 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.fastconv.pack_depthwise(weight, bias)
 
 
+def pack_concat(parts: Sequence[Tensor]) -> Tensor:
+    """The packed weights of several convolutions, one after the other, as blocks and chains need."""
+    return torch.ops.fastconv.pack_concat(parts)
+
+
 def pack_separable(
     depthwise_weight: Tensor,
     depthwise_bias: Tensor | None,
@@ -75,7 +80,7 @@ def pack_inverted_residual(
     parts = [] if expand_weight is None else [pack_pointwise(expand_weight, expand_bias)]
     parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
     parts.append(pack_pointwise(project_weight, project_bias))
-    return torch.cat(parts)
+    return pack_concat(parts)
 
 
 def _packed_size(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,6 +91,7 @@ def _packed_size(weight: Tensor, bias: Tensor | None) -> Tensor:
 if backend.NATIVE_MISSING is None:
     for _name in ("pack_pointwise", "pack_depthwise"):
         torch.library.register_fake(f"fastconv::{_name}", _packed_size)
+    torch.library.register_fake("fastconv::pack_concat", torch.cat)
 
 
 class _Entry(NamedTuple):

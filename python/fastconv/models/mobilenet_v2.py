@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..folding import pack_concat
 from ..nn import Conv2dNormAct, InvertedResidual, Linear
 from ..nn._fused import FusedModule, Native
 from ..ops._sequential import sequential
@@ -122,7 +123,7 @@ class MobileNetV2(FusedModule):
                 return None
             steps += fused.step.numbers()
             weights.append(fused.packed)
-        packed = torch.cat(weights)
+        packed = pack_concat(weights)
         # One copy of the weights, for the network and for its layers.
         parts = packed.split([len(part) for part in weights])
         for (layer, form, _), part in zip(forms, parts, strict=True):

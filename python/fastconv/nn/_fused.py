@@ -5,10 +5,8 @@ PyTorch. In eval mode, where no gradient is wanted, it calls one native op on fo
 weights. Those live in a cache that is checked at every call against everything they came from.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import repeat
-from operator import attrgetter, contains, getitem, is_, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +15,7 @@ from torch.nn.modules import module as global_hooks
 
 from .. import backend
 from ..ops._sequential import Step
+from ._watch import Sizes, Slots, Watch
 
 Run = Callable[[Tensor], Tensor]
 
@@ -38,16 +37,9 @@ class Native(NamedTuple):
         """For calls with the input alone."""
         return partial(self.call, self.packed)
 
-_CACHE = "_fused_cache"
-_PLAIN = (Tensor, nn.Parameter)
-_NOT_USED = "num_batches_tracked"  # the only buffer of a BatchNorm that does not enter the fold
 
-_version = attrgetter("_version")
-_data_ptr = Tensor.data_ptr
-_convolution_config = itemgetter("stride", "padding", "dilation", "groups")
-_norm_config = itemgetter("training", "eps")
-_is_training = itemgetter("training")
-_cache = itemgetter(_CACHE)
+_CACHE = "_fused_cache"
+_NOT_USED = "num_batches_tracked"  # the only buffer of a BatchNorm that does not enter the fold
 
 
 class FusedModule(nn.Module):
@@ -147,35 +139,34 @@ _FORWARD = FusedModule.forward
 class _Fused:
     """The native form of a module, and what it was made of."""
 
-    def __init__(
-        self, root: nn.Module, native: Native | None, layers: list[nn.Module]
-    ) -> None:
+    def __init__(self, root: nn.Module, native: Native | None, layers: list[nn.Module]) -> None:
         self.native = native
         self.run = None if native is None else native.run()
         modules = list(root.modules())
+        slots: Slots = []
+        sizes: Sizes = []
+        tensors: list[Tensor] = []
+        for module in modules:
+            for owner in (module._parameters, module._buffers):
+                names = [name for name in owner if name != _NOT_USED]
+                slots += [(owner, name, owner[name]) for name in names]
+                tensors += [tensor for name in names if (tensor := owner[name]) is not None]
+            if children := module._modules:
+                slots += [(children, *item) for item in children.items()]
+                sizes.append((children, len(children)))
+            slots += [(module.__dict__, name, module.__dict__[name]) for name in _settings(module)]
+        for layer in layers:
+            slots.append((layer.__dict__, "training", layer.training))
+            # One that forgot its cache may have changed in a way that only it was told of.
+            if _CACHE in layer.__dict__:
+                slots.append((layer.__dict__, _CACHE, layer.__dict__[_CACHE]))
+        self._watch = Watch(slots, sizes, tensors)
+        self._isa_generation = backend.isa_generation
         inner = modules[1:]
-        self.hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
-        self.children = [m._modules for m in modules if m._modules]
-        self.children_then = [dict(children) for children in self.children]
-        slots = list(_slots(modules))
-        self.owners = [owner for owner, _ in slots]
-        self.names = [name for _, name in slots]
-        self.values = [owner[name] for owner, name in slots]
-        self.tensors = [value for value in self.values if value is not None]
-        # Tensors made in inference mode have no version: their identity and address must do.
-        self.counted = [tensor for tensor in self.tensors if not tensor.is_inference()]
-        self.versions = list(map(_version, self.counted))
-        self.pointers = list(map(_data_ptr, self.tensors))
-        self.convolutions = [m.__dict__ for m in modules if isinstance(m, nn.Conv2d)]
-        self.convolutions_then = list(map(_convolution_config, self.convolutions))
-        self.norms = [m.__dict__ for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        self.norms_then = list(map(_norm_config, self.norms))
-        self.layers = [m.__dict__ for m in layers]
-        self.training_then = list(map(_is_training, self.layers))
-        # A layer that forgot its cache may have changed in a way that only it was told of.
-        self.cached = [layer for layer in self.layers if _CACHE in layer]
-        self.caches_then = list(map(_cache, self.cached))
-        self.isa_generation = backend.isa_generation
+        hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
+        # A forward that was put on the layer itself is as good as a hook.
+        own = [(layer.__dict__, "forward", ...) for layer in layers]
+        self._unhooked = Watch(own, [(hook, 0) for hook in hooks], [])
 
     def adopt(self, packed: Tensor) -> None:
         if self.native is not None:
@@ -183,37 +174,23 @@ class _Fused:
             self.run = self.native.run()
 
     def is_current(self) -> bool:
-        try:
-            now = map(getitem, self.owners, self.names)
-            return (
-                all(map(is_, now, self.values))
-                and list(map(_version, self.counted)) == self.versions
-                and list(map(_data_ptr, self.tensors)) == self.pointers
-                and list(map(_norm_config, self.norms)) == self.norms_then
-                and list(map(_convolution_config, self.convolutions)) == self.convolutions_then
-                and self.children == self.children_then
-                and list(map(_is_training, self.layers)) == self.training_then
-                and all(map(is_, map(_cache, self.cached), self.caches_then))
-                and self.isa_generation == backend.isa_generation
-            )
-        except KeyError:  # a cache is gone, or a parameter, as when parametrization replaces it
-            return False
+        return bool(self._watch.holds()) and self._isa_generation == backend.isa_generation
 
     def is_hooked(self) -> bool:
         return (
-            any(self.hooks)
-            or any(map(contains, self.layers, repeat("forward")))  # one put on the layer itself
+            not self._unhooked.holds()
             or bool(global_hooks._global_forward_hooks)
             or bool(global_hooks._global_forward_pre_hooks)
         )
 
 
-def _slots(modules: list[nn.Module]) -> Iterator[tuple[dict[str, Any], str]]:
-    for module in modules:
-        for owner in (module._parameters, module._buffers):
-            for name in owner:
-                if name != _NOT_USED:
-                    yield owner, name
+def _settings(module: nn.Module) -> tuple[str, ...]:
+    """The attributes that decide what a convolution or a norm computes."""
+    if isinstance(module, nn.Conv2d):
+        return "stride", "padding", "dilation", "groups"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return "training", "eps"
+    return ()
 
 
 def _is_hooked(root: nn.Module) -> bool:

@@ -1,0 +1,160 @@
+// Whether Python objects still are what they were: a network asks this of some hundred tensors and
+// settings before each forward. They are in no cache then, and touched one by one they would cost
+// a twentieth of the forward; so their memory is asked for all at once, before anything is compared.
+// Only CPython's own interface is used: of a tensor, its attributes.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <set>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace fastconv {
+
+namespace py = pybind11;
+
+class Watch {
+ public:
+  // slots: (dict, key, value): that dict has this very value there; where value is Ellipsis, none.
+  // sizes: (dict, size). tensors: their data stays where it is and, but for tensors made in
+  // inference mode, their version counters stand still.
+  Watch(const py::list& slots, const py::list& sizes, const py::list& tensors)
+      : version_name_(interned("_version")), data_ptr_name_(interned("data_ptr")) {
+    for (const py::handle item : slots) {
+      const auto [dict, key, value] = item.cast<std::tuple<py::dict, py::str, py::object>>();
+      watch_dict(dict.ptr());
+      const bool absent = value.ptr() == Py_Ellipsis;
+      slots_.push_back({dict, key, absent ? py::object() : value});
+    }
+    for (const py::handle item : sizes) {
+      const auto [dict, size] = item.cast<std::pair<py::dict, Py_ssize_t>>();
+      watch_dict(dict.ptr());
+      sizes_.push_back({dict, size});
+    }
+    for (const py::handle item : tensors) {
+      const auto tensor = py::reinterpret_borrow<py::object>(item);
+      const bool counted = !tensor.attr("is_inference")().cast<bool>();
+      tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
+      watch_memory(tensor.ptr(), 128);
+      watch_memory(tensor.attr("_cdata").cast<std::uintptr_t>(), 256);
+      watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 128);
+    }
+    lines_.assign(distinct_.begin(), distinct_.end());
+    distinct_.clear();
+  }
+
+  bool holds() const {
+    for (const std::uintptr_t line : lines_)
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+    for (const Slot& slot : slots_) {
+      const PyObject* now = PyDict_GetItemWithError(slot.dict.ptr(), slot.key.ptr());
+      if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+      if (now != slot.value.ptr()) return false;
+    }
+    for (const Sized& sized : sizes_) {
+      if (PyDict_Size(sized.dict.ptr()) != sized.size) return false;
+    }
+    for (const Counted& t : tensors_) {
+      if (t.counted && version(t.tensor) != t.version) return false;
+      if (data_ptr(t.tensor) != t.data_ptr) return false;
+    }
+    return true;
+  }
+
+  int traverse(visitproc visit, void* arg) const {
+    for (const Slot& slot : slots_) {
+      Py_VISIT(slot.dict.ptr());
+      Py_VISIT(slot.value.ptr());
+    }
+    for (const Sized& sized : sizes_) Py_VISIT(sized.dict.ptr());
+    for (const Counted& t : tensors_) Py_VISIT(t.tensor.ptr());
+    return 0;
+  }
+
+  void clear() {
+    // Moved out first: what dies here may look at this object.
+    const auto slots = std::exchange(slots_, {});
+    const auto sizes = std::exchange(sizes_, {});
+    const auto tensors = std::exchange(tensors_, {});
+  }
+
+ private:
+  struct Slot {
+    py::dict dict;
+    py::str key;
+    py::object value;  // null: absent
+  };
+  struct Sized {
+    py::dict dict;
+    Py_ssize_t size;
+  };
+  struct Counted {
+    py::object tensor;
+    bool counted;
+    std::uint64_t version, data_ptr;
+  };
+
+  static py::str interned(const char* name) {
+    return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name));
+  }
+  static std::uint64_t number(PyObject* result) {
+    if (result == nullptr) throw py::error_already_set();
+    const std::uint64_t value = PyLong_AsUnsignedLongLong(result);
+    Py_DECREF(result);
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return value;
+  }
+  std::uint64_t version(const py::object& tensor) const {
+    return number(PyObject_GetAttr(tensor.ptr(), version_name_.ptr()));
+  }
+  std::uint64_t data_ptr(const py::object& tensor) const {
+    return number(PyObject_CallMethodNoArgs(tensor.ptr(), data_ptr_name_.ptr()));
+  }
+
+  void watch_memory(std::uintptr_t address, std::size_t bytes) {
+    constexpr std::uintptr_t kLine = 64;
+    for (std::uintptr_t line = address / kLine; line <= (address + bytes - 1) / kLine; ++line)
+      distinct_.insert(line * kLine);
+  }
+  void watch_memory(const void* address, std::size_t bytes) {
+    watch_memory(reinterpret_cast<std::uintptr_t>(address), bytes);
+  }
+  void watch_dict(PyObject* dict) {
+    watch_memory(dict, sizeof(PyDictObject));
+    watch_memory(reinterpret_cast<PyDictObject*>(dict)->ma_keys, 256);
+  }
+
+  const py::str version_name_, data_ptr_name_;
+  std::vector<Slot> slots_;
+  std::vector<Sized> sizes_;
+  std::vector<Counted> tensors_;
+  std::set<std::uintptr_t> distinct_;
+  // Cache lines of all this, as they lay at first. Prefetching one that is gone does no harm.
+  std::vector<std::uintptr_t> lines_;
+};
+
+// The Watch inside a Python object; null while it is being made.
+inline Watch* constructed(PyObject* self) {
+  const auto holder = reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder();
+  return holder.holder_constructed() ? py::cast<Watch*>(py::handle(self)) : nullptr;
+}
+
+// Python's garbage collector sees through a Watch: a module's own Watch refers to the module.
+inline void let_collect(PyHeapTypeObject* heap_type) {
+  PyTypeObject* type = &heap_type->ht_type;
+  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const Watch* watch = constructed(self);
+    return watch == nullptr ? 0 : watch->traverse(visit, arg);
+  };
+  type->tp_clear = [](PyObject* self) {
+    if (Watch* watch = constructed(self)) watch->clear();
+    return 0;
+  };
+}
+
+}  // namespace fastconv

@@ -1,0 +1,117 @@
+"""What a cached fold watches: each kind of change, in C++ and in Python."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from fastconv import _library
+from fastconv.nn._watch import PythonWatch
+
+KINDS = [PythonWatch] if _library._C is None else [PythonWatch, _library._C.Watch]
+
+
+class Box(dict):
+    """A dict that a weak reference can refer to."""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def test_nothing_changes(kind):
+    owner = {"weight": torch.ones(3), "none": None, "number": 2.5}
+    slots = [(owner, name, value) for name, value in owner.items()]
+    watch = kind([*slots, (owner, "absent", ...)], [(owner, 3)], [owner["weight"]])
+    assert watch.holds() and watch.holds()
+    owner["weight"].sum()
+    assert watch.holds()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda owner: owner.update(value="other"),
+        lambda owner: owner.update(value=None),
+        lambda owner: owner.update(value=float("2.5")),  # equal is not the same
+        lambda owner: owner.pop("value"),
+        lambda owner: owner.update(absent=None),
+    ],
+)
+def test_slots(kind, change):
+    owner = {"value": float("2.5")}
+    watch = kind([(owner, "value", owner["value"]), (owner, "absent", ...)], [], [])
+    assert watch.holds()
+    change(owner)
+    assert not watch.holds()
+
+
+def test_sizes(kind):
+    owner = {}
+    watch = kind([], [(owner, 0)], [])
+    assert watch.holds()
+    owner["one"] = 1
+    assert not watch.holds()
+    del owner["one"]
+    assert watch.holds()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.add_(1),
+        lambda tensor: tensor[:1].zero_(),
+        lambda tensor: setattr(tensor, "data", torch.ones(3)),
+    ],
+)
+def test_tensors(kind, change):
+    tensors = [torch.ones(2), torch.ones(3), nn.Parameter(torch.ones(3))]
+    for index in (1, 2):
+        watch = kind([], [], tensors)
+        assert watch.holds()
+        with torch.no_grad():
+            change(tensors[index])
+        assert not watch.holds()
+
+
+def test_tensors_without_a_version(kind):
+    with torch.inference_mode():
+        tensor = torch.ones(3)
+        watch = kind([], [], [tensor])
+        assert watch.holds()
+        tensor.add_(1)  # cannot be seen
+        assert watch.holds()
+        tensor.set_(torch.ones(3))
+        assert not watch.holds()
+
+
+def test_a_replaced_object_stays_alive(kind):
+    """Else a new one could be made where the old one was, and be taken for it."""
+    owner = {"value": Box()}
+    reference = weakref.ref(owner["value"])
+    watch = kind([(owner, "value", owner["value"])], [], [])
+    owner["value"] = Box()
+    gc.collect()
+    assert reference() is not None and not watch.holds()
+
+
+def test_a_cycle_is_collected(kind):
+    owner = Box(value=Box())
+    owner["watch"] = kind([(owner, "value", owner["value"])], [(owner, 2)], [])
+    reference = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [([1], [], []), ([({}, "a")], [], []), ([], [1], []), ([], [], [None]), ([], [({}, "a")], [])],
+)
+def test_rejects(arguments):
+    extension = pytest.importorskip("fastconv._C")
+    with pytest.raises((TypeError, ValueError, RuntimeError, AttributeError)):
+        extension.Watch(*arguments)
