@@ -36,6 +36,18 @@ def _chains():
 
 CHAINS = dict(_chains())
 
+# The first two steps run band by band where the map between them is large.
+BANDED = {
+    "stride 1": [Conv2dNormAct(3, 40, 3, 2), DepthwiseSeparableConv2d(40, 17)],
+    "stride 2": [Conv2dNormAct(3, 40, 3, 2), DepthwiseSeparableConv2d(40, 24, 5, 2)],
+    "residual": [
+        Conv2dNormAct(3, 48, (5, 3), (2, 1), (0, 2)),
+        InvertedResidual(48, 48, 1, 1),
+        Conv2d(48, 5, 1),
+    ],
+    "no overlap": [Conv2dNormAct(3, 40, 3, 2), DepthwiseSeparableConv2d(40, 9, 1, 3, 2)],
+}
+
 
 def _natives(layers):
     """The native forms of layers; a 1x1 convolution before a Linear is pooled."""
@@ -48,9 +60,12 @@ def _natives(layers):
 
 @pytest.fixture(params=CHAINS)
 def chain(request, native):
-    """(steps, packed, what the ops give one by one, the same in float64)."""
+    """(steps, packed, what the ops give one by one, what plain PyTorch gives)."""
+    return _chain(CHAINS[request.param])
+
+
+def _chain(layers):
     torch.manual_seed(0)
-    layers = CHAINS[request.param]
     for layer in layers:
         for module in layer.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -98,6 +113,21 @@ def test_forward(chain, batch):
                 assert torch.equal(output, expected), f"{count} threads"
             with fastconv.use_backend("reference"):
                 torch.testing.assert_close(output, plain(input), rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", BANDED)
+def test_bands(native, name):
+    steps, packed, one_by_one, _ = _chain(BANDED[name])
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    try:
+        for input in (torch.randn(1, 3, 167, 155), torch.randn(3, 3, 151, 300)[..., ::2]):
+            expected = one_by_one(input)
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                assert torch.equal(sequential(input, steps, packed), expected), f"{count} threads"
     finally:
         torch.set_num_threads(threads)
 

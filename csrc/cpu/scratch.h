@@ -14,6 +14,7 @@ enum class Scratch : int {
   kRows,   // offsets of rows of one thread
   kSums,   // channel sums and gates
   // Of a chain of ops:
+  kBand,  // of the first op's map
   kMaps,  // between two ops
   kOtherMaps,
   kJointMaps,  // of a group of images, where they join

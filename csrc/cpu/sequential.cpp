@@ -6,6 +6,7 @@
 #include "../sequential.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "dispatch.h"
 #include "plan.h"
@@ -95,17 +96,88 @@ struct Chain {
     return {next.weights.data, std::min(next.weights.floats, limit)};
   }
 
+  // How many steps are one at the beginning: a dense convolution and a block that reads its map
+  // directly run band by band, because that map is the largest of a network and need not be whole.
+  int64_t in_first() const {
+    if (p.count < 2 || p.steps[0].kind != StepKind::kConv2dBiasAct ||
+        p.steps[1].kind != StepKind::kInvertedResidual)
+      return 1;
+    const InvertedResidualParams& block = p.steps[1].inverted_residual;
+    const int64_t map_bytes = static_cast<int64_t>(sizeof(float)) * p.steps[0].out_floats;
+    const bool direct = block.expand_packed == nullptr && block.squeeze_excite.squeezed == 0;
+    return direct && map_bytes > cache_sizes().l2 / 2 ? 2 : 1;
+  }
+
+  // Rows [begin, end) of the first step's map, which is where a block finds them.
+  void run_dense_rows(int64_t begin, int64_t end, const float* input, float* output) const {
+    Conv2dBiasActParams q = p.steps[0].conv2d_bias_act;
+    const int64_t first = begin * q.stride_height - q.pad_top;
+    const int64_t above = std::max<int64_t>(0, first);
+    q.batch = 1;
+    q.input = input + above * q.row_stride;
+    q.height -= above;
+    q.pad_top = above - first;
+    q.out_height = end - begin;
+    q.output = output;
+    table.conv2d_bias_act(q, kAlone);
+  }
+
+  // The first two steps on one image. Each task has a range of output rows and goes through it in
+  // bands that stay in L2; what two bands read in common is kept.
+  void run_banded(const float* input, float* output, const Threads& threads) const {
+    const SequentialStep& step = p.steps[1];
+    const InvertedResidualParams& block = step.inverted_residual;
+    const DepthwiseConv2dParams& d = block.depthwise;
+    const int64_t row = d.width * d.channels, out_row = d.out_width * block.out_channels;
+    const int64_t l2_floats = cache_sizes().l2 / static_cast<int64_t>(sizeof(float));
+    const int64_t band = std::max<int64_t>(1, l2_floats / 4 / (row * d.stride_height));
+    constexpr int64_t kTasksPerThread = 2;
+    const int64_t tasks = std::min(
+        threads.count == 1 ? 1 : kTasksPerThread * threads.count, d.out_height);
+    threads.parallel(tasks, [&](int64_t task) {
+      const Share rows(d.out_height, tasks, task);
+      float* map = buffer(Scratch::kBand, ring_rows(d, std::min(band, rows.end - rows.begin)) * row);
+      int64_t have_begin = 0, have_end = 0;  // rows of the map that are there
+      for (int64_t y = rows.begin; y < rows.end; y += band) {
+        const int64_t count = std::min(band, rows.end - y);
+        const int64_t first = y * d.stride_height - d.pad_top;
+        const int64_t begin = std::max<int64_t>(0, first);
+        const int64_t end = std::max(begin, std::min(d.height, first + ring_rows(d, count)));
+        const int64_t kept = std::max<int64_t>(0, have_end - begin);
+        if (kept > 0)
+          std::memmove(map, map + (begin - have_begin) * row, sizeof(float) * kept * row);
+        if (begin + kept < end) run_dense_rows(begin + kept, end, input, map + kept * row);
+        have_begin = begin;
+        have_end = end;
+        InvertedResidualParams q = block;
+        q.depthwise.batch = 1;
+        q.depthwise.height = end - begin;
+        q.depthwise.pad_top = begin - first;
+        q.depthwise.out_height = count;
+        q.depthwise.input = map;
+        q.depthwise.output = output + y * out_row;
+        q.residual = step.residual ? map + (y - begin) * row : nullptr;
+        table.inverted_residual(q, kAlone);
+      }
+    });
+  }
+
   // Some steps in a row on `batch` images; maps between them alternate between two buffers.
   void run_steps(Steps steps, int64_t batch, const float* input, float* output,
                  const Threads& threads) const {
+    const int64_t first = steps.begin == 0 ? in_first() - 1 : steps.begin;
     int64_t largest = 0;
-    for (int64_t i = steps.begin; i + 1 < steps.end; ++i)
+    for (int64_t i = first; i + 1 < steps.end; ++i)
       largest = std::max(largest, p.steps[i].out_floats);
     float* maps[] = {buffer(Scratch::kMaps, batch * largest),
                      buffer(Scratch::kOtherMaps, batch * largest)};
-    for (int64_t i = steps.begin; i < steps.end; ++i) {
+    for (int64_t i = first; i < steps.end; ++i) {
       float* to = i + 1 == steps.end ? output : maps[i % 2];
-      run_step(p.steps[i], batch, input, to, threads);
+      if (i > steps.begin && i == first) {
+        run_banded(input, to, threads);
+      } else {
+        run_step(p.steps[i], batch, input, to, threads);
+      }
       input = to;
     }
   }
@@ -121,11 +193,11 @@ struct Chain {
     if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
   }
 
-  // The first step from which the maps of `group` images fit into the cache, at least 1.
+  // The first step from which the maps of `group` images fit into the cache, not among the first.
   int64_t joint_step(int64_t group, int64_t body) const {
     const int64_t limit = cache_sizes().l2 * 3 / 4 / static_cast<int64_t>(sizeof(float));
     int64_t joint = body;
-    while (joint > 1 && group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
+    while (joint > in_first() && group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
       --joint;
     return joint;
   }
