@@ -314,6 +314,9 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
 Panels::Panels(int64_t n) : vectors((n + kW - 1) / kW) {
   if (kRegisters == 32) {
     count = (vectors + kMaxPanel - 1) / kMaxPanel;
+    // Many panels are what threads share: an even number of them, as equal as can be.
+    constexpr int64_t kMany = 5;
+    if (count >= kMany) count += count % 2;
   } else {
     count = vectors / 2 + (vectors == 1 ? 1 : 0);  // pairs; an odd count ends in a triple
   }

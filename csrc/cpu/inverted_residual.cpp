@@ -228,21 +228,20 @@ void ring_band(const Block& b, int64_t image, Range rows) {
             });
 }
 
-// Second schedule, first half: the channels of some panels through the whole map into `planes`, and
+// Second schedule, first half: the channels of one panel through the whole map into `planes`, and
 // their sums.
-void chunk(const Block& b, int64_t image, Range panels, float* planes, int64_t plane, float* sums) {
-  for (int64_t p = panels.begin; p < panels.end; ++p) {
-    const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
-    run_steps(b, image, {p, p + 1}, {0, b.d.out_height}, b.slab(Scratch::kTile, vectors.size()),
-              {planes + vectors.begin * plane, plane, b.d.out_width * kW},
-              [](int64_t, int64_t) {});
-    if (sums == nullptr) continue;
-    for (int64_t v = vectors.begin; v < vectors.end; ++v) {
-      Vec sum = vzero();
-      for (int64_t m = 0; m < b.out_pixels(); ++m)
-        sum = vadd(sum, vload(planes + v * plane + m * kW));
-      vstore(sums + v * kW, sum);
-    }
+void chunk(const Block& b, int64_t image, int64_t panel, float* planes, int64_t plane,
+           float* sums) {
+  const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
+  run_steps(b, image, {panel, panel + 1}, {0, b.d.out_height},
+            b.slab(Scratch::kTile, vectors.size()),
+            {planes + vectors.begin * plane, plane, b.d.out_width * kW}, [](int64_t, int64_t) {});
+  if (sums == nullptr) return;
+  for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+    Vec sum = vzero();
+    for (int64_t m = 0; m < b.out_pixels(); ++m)
+      sum = vadd(sum, vload(planes + v * plane + m * kW));
+    vstore(sums + v * kW, sum);
   }
 }
 
@@ -264,14 +263,8 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
   float* gates = gated ? sums + vectors * kW : nullptr;
 
-  // A few panels a task: enough tasks for uneven threads, and neighbours in memory stay together.
-  constexpr int64_t kTasksPerThread = 4;
-  const int64_t tasks_wanted = threads.count == 1 ? 1 : kTasksPerThread * threads.count;
-  const int64_t chunks = std::min(tasks_wanted, b.expand_panels.count);
-  threads.parallel(chunks, [&](int64_t i) {
-    const Share share(b.expand_panels.count, chunks, i);
-    chunk(b, image, {share.begin, share.end}, planes, plane, sums);
-  });
+  threads.parallel(b.expand_panels.count,
+                   [&](int64_t panel) { chunk(b, image, panel, planes, plane, sums); });
   if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates);
 
   // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads

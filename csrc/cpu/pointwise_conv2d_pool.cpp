@@ -49,14 +49,8 @@ void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_
 void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& threads) {
   if (p.batch == 0) return;
   const Panels panels(p.out_channels);
-  constexpr int64_t kTasksPerThread = 4;
-  const int64_t parts =
-      std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, panels.count);
-  threads.parallel(parts, [&](int64_t i) {
-    const Share share(panels.count, parts, i);
-    for (int64_t panel = share.begin; panel < share.end; ++panel) {
-      for (int64_t n = 0; n < p.batch; ++n) pool_panel(p, panels, n, panel);
-    }
+  threads.parallel(panels.count, [&](int64_t panel) {
+    for (int64_t n = 0; n < p.batch; ++n) pool_panel(p, panels, n, panel);
   });
 }
 
