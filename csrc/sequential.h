@@ -25,9 +25,9 @@ constexpr int64_t kStepKinds = 6;
 // One op: sizes and weights. Batch, input, output and residual are set when it runs.
 struct SequentialStep {
   StepKind kind;
-  bool residual;                   // adds its input
-  int64_t in_floats, out_floats;   // of one image
-  WeightRegion weights;            // all of this step's
+  bool residual;                  // adds its input
+  int64_t in_floats, out_floats;  // of one image
+  WeightRegion weights;           // all of this step's
   union {
     Conv2dBiasActParams conv2d_bias_act;
     PointwiseConv2dParams pointwise;

@@ -1,7 +1,7 @@
 // Whether Python objects still are what they were: a network asks this of some hundred tensors and
 // settings before each forward. They are in no cache then, and touched one by one they would cost
-// a twentieth of the forward; so their memory is asked for all at once, before anything is compared.
-// Only CPython's own interface is used: of a tensor, its attributes.
+// a twentieth of the forward; so their memory is asked for all at once, before anything is
+// compared. Only CPython's own interface is used: of a tensor, its attributes.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -38,9 +38,9 @@ class Watch {
       const auto tensor = py::reinterpret_borrow<py::object>(item);
       const bool counted = !tensor.attr("is_inference")().cast<bool>();
       tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
-      watch_memory(tensor.ptr(), 128);
+      watch_memory(tensor.ptr(), 64);
       watch_memory(tensor.attr("_cdata").cast<std::uintptr_t>(), 256);
-      watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 128);
+      watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 64);
     }
     lines_.assign(distinct_.begin(), distinct_.end());
     distinct_.clear();

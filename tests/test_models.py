@@ -16,6 +16,7 @@ from fastconv.nn import InvertedResidual
 
 from .test_nn import Calls
 
+
 @pytest.fixture(scope="module")
 def torchvision():
     if import_torchvision() is None:

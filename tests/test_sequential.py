@@ -15,22 +15,28 @@ SEQUENTIAL = torch.ops.fastconv.sequential
 
 def _chains():
     norm = {"norm_layer": nn.BatchNorm2d, "activation_layer": nn.ReLU6}
-    yield "a network", [
-        Conv2dNormAct(3, 9, 3, 2, **norm),
-        DepthwiseSeparableConv2d(9, 17, activation_layer=None),
-        InvertedResidual(17, 24, 2, 3),
-        InvertedResidual(24, 24, 1, 3, kernel_size=5, activation_layer=nn.Hardswish),
-        InvertedResidual(24, 24, 1, 1),
-        Conv2dNormAct(24, 33, 1, **norm),
-        Linear(33, 12),
-        Linear(12, 5),
-    ]
-    yield "maps only", [
-        InvertedResidual(3, 16, 1, 2),
-        Conv2d(16, 16, 3, padding=1, groups=16),
-        Conv2d(16, 7, 1, stride=2),
-        Conv2dNormAct(7, 7, (3, 2), 1, (1, 0), 7, **norm, dilation=(2, 1)),
-    ]
+    yield (
+        "a network",
+        [
+            Conv2dNormAct(3, 9, 3, 2, **norm),
+            DepthwiseSeparableConv2d(9, 17, activation_layer=None),
+            InvertedResidual(17, 24, 2, 3),
+            InvertedResidual(24, 24, 1, 3, kernel_size=5, activation_layer=nn.Hardswish),
+            InvertedResidual(24, 24, 1, 1),
+            Conv2dNormAct(24, 33, 1, **norm),
+            Linear(33, 12),
+            Linear(12, 5),
+        ],
+    )
+    yield (
+        "maps only",
+        [
+            InvertedResidual(3, 16, 1, 2),
+            Conv2d(16, 16, 3, padding=1, groups=16),
+            Conv2d(16, 7, 1, stride=2),
+            Conv2dNormAct(7, 7, (3, 2), 1, (1, 0), 7, **norm, dilation=(2, 1)),
+        ],
+    )
     yield "one step", [Conv2dNormAct(3, 16, 3, 2, activation_layer=nn.SiLU)]
 
 

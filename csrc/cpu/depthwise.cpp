@@ -76,8 +76,8 @@ FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& b
 
 // Whether the input rows under one output row, from the S-th on, are those under the next one: with
 // stride S and no dilation along the height.
-template <int K, int S>
-FASTCONV_INLINE bool rows_overlap(const int32_t* rows) {
+template <int K, int S, class Row>
+FASTCONV_INLINE bool rows_overlap(const Row* rows) {
   bool same = true;
   for (int i = 0; i + S < K; ++i) same = same && rows[K + i] == rows[i + S];
   return same;
@@ -150,10 +150,10 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
 // image if kFullHeight.
 template <int K, int S, int Q, int kEdge, bool kFullHeight>
 void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
-              const DepthwiseRow& shared_row, int64_t vectors, int64_t x, float* out,
+              const DepthwiseRows& shared_row, int64_t vectors, int64_t x, float* out,
               int64_t out_vector) {
   const DepthwiseKernel k = shared_kernel;
-  const DepthwiseRow d = shared_row;
+  const DepthwiseRows d = shared_row;
   const ActivationBounds bounds = activation_bounds(k.activation);
   const int64_t column = x * (K != 0 ? S : k.stride) + d.left;
   const int64_t weights = kW * (1 + k.height * k.width);
@@ -183,9 +183,44 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
   }
 }
 
+// The same for two output rows whose input rows overlap, all inside the image.
+template <int K, int S, int Q, int kEdge>
+void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
+                  const DepthwiseRows& shared_rows, int64_t vectors, int64_t x, float* out,
+                  int64_t out_vector) {
+  constexpr int kSpan = (Q - 1) * S + K, kPad = (K - 1) / 2;
+  constexpr int kBegin = (kEdge & kLeft) != 0 ? kPad : 0;
+  constexpr int kEnd = (kEdge & kRight) != 0 ? kSpan - kPad : kSpan;
+  const DepthwiseKernel k = shared_kernel;
+  const DepthwiseRows d = shared_rows;
+  const ActivationBounds bounds = activation_bounds(k.activation);
+  const int64_t offset = (x * S + d.left) * d.pixel;
+  out += x * d.out_pixel;
+  for (int64_t v = 0; v < vectors; ++v, packed += kW * (1 + K * K), out += out_vector) {
+    const float* w = packed + kW;
+    const Vec bias = vload(packed);
+    Vec first[Q], second[Q];
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) first[q] = second[q] = bias;
+    FASTCONV_UNROLL for (int i = 0; i < K + S; ++i) {
+      const float* p = d.rows[i < K ? i : K + i - S] + v * kW + offset;
+      FASTCONV_UNROLL for (int c = kBegin; c < kEnd; ++c) {
+        const Vec in = vload(p + c * d.pixel);
+        FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
+          const int j = c - q * S;
+          if (j < 0 || j >= K) continue;
+          if (i < K) first[q] = vfma(in, vload(w + (i * K + j) * kW), first[q]);
+          if (i >= S) second[q] = vfma(in, vload(w + ((i - S) * K + j) * kW), second[q]);
+        }
+      }
+    }
+    store_tile<Q>(k.activation, bounds, out, d.out_pixel, first);
+    store_tile<Q>(k.activation, bounds, out + d.out_row, d.out_pixel, second);
+  }
+}
+
 using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*,
                                float*, int64_t, int64_t);
-using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRow&, int64_t,
+using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRows&, int64_t,
                              int64_t, float*, int64_t);
 
 // Calls f(integral constant q), q in 1..kTileQ.
@@ -248,6 +283,25 @@ RowFunction choose_row(int edge, bool full_height, int64_t q) {
   }
 }
 
+template <int S, int kEdge>
+RowFunction two_rows_of_width(int64_t q) {
+  FASTCONV_TILE_WIDTH_SWITCH(q, return (two_row_tile<3, S, kQ, kEdge>))
+}
+
+template <int S>
+RowFunction choose_two_rows(int edge, int64_t q) {
+  switch (edge) {
+    case kInside:
+      return two_rows_of_width<S, kInside>(q);
+    case kLeft:
+      return two_rows_of_width<S, kLeft>(q);
+    case kRight:
+      return two_rows_of_width<S, kRight>(q);
+    default:
+      return two_rows_of_width<S, kBoth>(q);
+  }
+}
+
 // Compile-time kernels exist for 3x3 and 5x5, strides 1 and 2, undilated along the width.
 int special_kernel(const DepthwiseKernel& k) {
   const bool square = k.height == k.width && (k.width == 3 || k.width == 5);
@@ -293,39 +347,72 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
   function(k, packed, input, rows, out, out_rows, out_width);
 }
 
-void depthwise_row(const DepthwiseKernel& k, const float* packed, const DepthwiseRow& d,
-                   int64_t vectors, float* out, int64_t out_vector) {
-  bool full_height = true;
-  for (int64_t i = 0; i < k.height; ++i) full_height = full_height && d.rows[i] != nullptr;
+namespace {
+
+bool full_height(const DepthwiseKernel& k, const float* const* rows) {
+  bool full = true;
+  for (int64_t i = 0; i < k.height; ++i) full = full && rows[i] != nullptr;
+  return full;
+}
+
+// How a tile at output column x meets the borders of the image.
+int edge_of(const DepthwiseKernel& k, const DepthwiseRows& d, int64_t x, int64_t q) {
   const int64_t pad = (k.width - 1) / 2;
+  const int64_t before = -(x * k.stride + d.left);
+  const int64_t after = (x + q - 1) * k.stride + d.left + k.width - d.width;
+  if ((before > 0 && before != pad) || (after > 0 && after != pad)) return kAnyEdge;
+  return (before > 0 ? kLeft : 0) | (after > 0 ? kRight : 0);
+}
+
+// Whether the next two rows can be computed as a pair: 3x3 kernels, where registers allow.
+bool is_pair(const DepthwiseKernel& k, const DepthwiseRows& d) {
+  if (kRegisters != 32 || !full_height(k, d.rows) || !full_height(k, d.rows + k.height))
+    return false;
+  const int kind = special_kernel(k);
+  return kind == 31 ? rows_overlap<3, 1>(d.rows) : kind == 32 && rows_overlap<3, 2>(d.rows);
+}
+
+RowFunction choose_function(const DepthwiseKernel& k, int edge, bool full, bool pair, int64_t q) {
+  const int kind = special_kernel(k);
+  if (kRegisters == 32 && pair && edge != kAnyEdge)
+    return kind == 31 ? choose_two_rows<1>(edge, q) : choose_two_rows<2>(edge, q);
+  switch (kind) {
+    case 31:
+      return choose_row<3, 1>(edge, full, q);
+    case 32:
+      return choose_row<3, 2>(edge, full, q);
+    case 51:
+      return choose_row<5, 1>(edge, full, q);
+    case 52:
+      return choose_row<5, 2>(edge, full, q);
+    default:
+      return row_of_width<0, 0, kAnyEdge, false>(q);
+  }
+}
+
+}  // namespace
+
+void depthwise_rows(const DepthwiseKernel& k, const float* packed, const DepthwiseRows& all,
+                    int64_t count, int64_t vectors, float* out, int64_t out_vector) {
+  DepthwiseRows d = all;
   const RowTiles tiles(d.out_width);
-  // Columns outside, channels inside: each cache line of the rows is used whole while it is near.
-  for (int64_t t = 0; t < tiles.count; ++t) {
-    const int64_t x = tiles.begin(t);
-    const int64_t before = -(x * k.stride + d.left);
-    const int64_t after = (x + tiles.q - 1) * k.stride + d.left + k.width - d.width;
-    int edge = kAnyEdge;
-    if ((before <= 0 || before == pad) && (after <= 0 || after == pad)) {
-      edge = (before > 0 ? kLeft : 0) | (after > 0 ? kRight : 0);
+  for (int64_t r = 0; r < count;) {
+    const bool pair = r + 2 <= count && is_pair(k, d), full = full_height(k, d.rows);
+    // Columns outside, channels inside: each cache line of the rows is used whole while it is near.
+    for (int64_t t = 0; t < tiles.count; ++t) {
+      const int64_t x = tiles.begin(t);
+      const int edge = edge_of(k, d, x, tiles.q);
+      choose_function(k, edge, full, pair, tiles.q)(k, packed, d, vectors, x, out, out_vector);
+      if (!pair || edge != kAnyEdge) continue;
+      DepthwiseRows second = d;
+      second.rows += k.height;
+      choose_function(k, edge, true, false, tiles.q)(k, packed, second, vectors, x, out + d.out_row,
+                                                     out_vector);
     }
-    RowFunction function = nullptr;
-    switch (special_kernel(k)) {
-      case 31:
-        function = choose_row<3, 1>(edge, full_height, tiles.q);
-        break;
-      case 32:
-        function = choose_row<3, 2>(edge, full_height, tiles.q);
-        break;
-      case 51:
-        function = choose_row<5, 1>(edge, full_height, tiles.q);
-        break;
-      case 52:
-        function = choose_row<5, 2>(edge, full_height, tiles.q);
-        break;
-      default:
-        function = row_of_width<0, 0, kAnyEdge, false>(tiles.q);
-    }
-    function(k, packed, d, vectors, x, out, out_vector);
+    const int64_t done = pair ? 2 : 1;
+    r += done;
+    d.rows += done * k.height;
+    out += done * d.out_row;
   }
 }
 

@@ -3,8 +3,9 @@
 //
 // A tile is up to 7 output pixels of one row and one vector of channels. For each kernel row, the
 // KW weights and the accumulators stay in registers and every input pixel is loaded once: (Q - 1) S
-// + 2 KW loads for Q KW FMAs. Two layouts of input: planes of kW channels with the padding in
-// memory (the slab of a fused block), and NHWC without.
+// + 2 KW loads for Q KW FMAs. With 32 registers, two output rows share what they read. Two layouts
+// of input: planes of kW channels with the padding in memory (the slab of a fused block), and NHWC
+// without.
 #pragma once
 
 #include "../activation.h"
@@ -29,20 +30,21 @@ void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const f
 void depthwise_plane(const DepthwiseKernel& kernel, const float* packed, const float* input,
                      const int32_t* rows, float* out, int64_t out_rows, int64_t out_width);
 
-// One output row of NHWC. rows[i] points at pixel 0 under kernel row i, or is null where that is
-// padding.
-struct DepthwiseRow {
+// Output rows of NHWC. rows[r * height + i] points at pixel 0 under kernel row i of output row r,
+// or is null where that is padding.
+struct DepthwiseRows {
   const float* const* rows;
   int64_t left;   // input column of tap 0 at output column 0: minus the left padding
   int64_t width;  // input columns that exist
   int64_t pixel;  // floats from one input pixel to the next
   int64_t out_width;
   int64_t out_pixel;  // floats from one output pixel to the next
+  int64_t out_row;    // and from one output row to the next
 };
 
-// Whole vectors [0, vectors) of channels; vector v goes to out + v * out_vector.
-void depthwise_row(const DepthwiseKernel& kernel, const float* packed, const DepthwiseRow& row,
-                   int64_t vectors, float* out, int64_t out_vector);
+// `count` rows, whole vectors [0, vectors) of channels; vector v goes to out + v * out_vector.
+void depthwise_rows(const DepthwiseKernel& kernel, const float* packed, const DepthwiseRows& rows,
+                    int64_t count, int64_t vectors, float* out, int64_t out_vector);
 
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

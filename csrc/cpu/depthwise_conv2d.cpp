@@ -37,20 +37,30 @@ void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
     vstore_first(out + x * p.channels + first, vload(tile + x * kW), lanes);
 }
 
-void output_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, int64_t index) {
-  const int64_t n = index / p.out_height, y = index % p.out_height;
+// Output rows [index, index + count) of one image, counted through all images.
+void output_rows(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, int64_t index,
+                 int64_t count) {
+  const int64_t n = index / p.out_height, row_floats = p.out_width * p.channels;
   auto** rows =
-      static_cast<const float**>(scratch(Scratch::kSums, sizeof(float*) * p.kernel_height));
-  for (int64_t i = 0; i < p.kernel_height; ++i) {
-    const int64_t in_y = y * p.stride_height - p.pad_top + i * p.dilation_height;
-    const bool inside = in_y >= 0 && in_y < p.height;
-    rows[i] = inside ? p.input + (n * p.height + in_y) * p.width * p.channels : nullptr;
+      static_cast<const float**>(scratch(Scratch::kSums, sizeof(float*) * count * p.kernel_height));
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t i = 0; i < p.kernel_height; ++i) {
+      const int64_t in_y =
+          ((index + r) % p.out_height) * p.stride_height - p.pad_top + i * p.dilation_height;
+      const bool inside = in_y >= 0 && in_y < p.height;
+      rows[r * p.kernel_height + i] =
+          inside ? p.input + (n * p.height + in_y) * p.width * p.channels : nullptr;
+    }
   }
-  float* out = p.output + index * p.out_width * p.channels;
-  const DepthwiseRow row{rows, -p.pad_left, p.width, p.channels, p.out_width, p.channels};
-  if (p.channels >= kW)
-    depthwise_row(kernel, p.packed + kPackedHeader, row, p.channels / kW, out, kW);
-  if (p.channels % kW != 0) tail_row(p, kernel, rows, out);
+  float* out = p.output + index * row_floats;
+  if (p.channels >= kW) {
+    const DepthwiseRows all{rows,        -p.pad_left, p.width,   p.channels,
+                            p.out_width, p.channels,  row_floats};
+    depthwise_rows(kernel, p.packed + kPackedHeader, all, count, p.channels / kW, out, kW);
+  }
+  if (p.channels % kW == 0) return;
+  for (int64_t r = 0; r < count; ++r)
+    tail_row(p, kernel, rows + r * p.kernel_height, out + r * row_floats);
 }
 
 }  // namespace
@@ -64,7 +74,11 @@ void depthwise_conv2d(const DepthwiseConv2dParams& p, const Threads& threads) {
   const int64_t parts = std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, rows);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(rows, parts, i);
-    for (int64_t r = share.begin; r < share.end; ++r) output_row(p, kernel, r);
+    for (int64_t r = share.begin; r < share.end;) {
+      const int64_t count = std::min({int64_t{2}, share.end - r, p.out_height - r % p.out_height});
+      output_rows(p, kernel, r, count);
+      r += count;
+    }
   });
 }
 

@@ -94,7 +94,8 @@ struct HalfTile {
       FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) acc[i * NV + j] = whole[i * NV + j];
       FASTCONV_UNROLL for (int j = 0; j < kHalves; j += 2) {
         const Half low = halves[i * kHalves + j];
-        acc[i * NV + kWhole + j / 2] = vjoin(low, j + 1 < kHalves ? halves[i * kHalves + j + 1] : low);
+        acc[i * NV + kWhole + j / 2] =
+            vjoin(low, j + 1 < kHalves ? halves[i * kHalves + j + 1] : low);
       }
     }
   }
@@ -349,8 +350,7 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, c
 }
 
 void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_t m, const GemmC& c,
-          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end,
-          bool single_pixel) {
+          const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool single_pixel) {
   if (m == 0) return;
   // A pixel-major A is cut into segments as well: they pace the prefetching.
   constexpr int64_t kSegment = 32;

@@ -116,7 +116,8 @@ void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, i
   const int64_t in = b.p.in_channels;
   const GemmA a{d.input + (image * d.height + y) * d.width * in, in, in, 0, in};
   const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
-  gemm(a, {b.p.expand_packed + kPackedHeader, cold, cold ? b.first_project_panel() : WeightRegion{}},
+  gemm(a,
+       {b.p.expand_packed + kPackedHeader, cold, cold ? b.first_project_panel() : WeightRegion{}},
        b.expand_panels, (end - y) * d.width, c, {b.p.expand_activation, nullptr, 0}, panel,
        panel + 1);
 }
@@ -127,18 +128,19 @@ void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t 
   const DepthwiseConv2dParams& d = b.d;
   const float* packed = d.packed + kPackedHeader + vectors.begin * b.weights_per_vector;
   auto** pointers =
-      static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * d.kernel_height));
+      static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * rows * d.kernel_height));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < d.kernel_height; ++i) {
       const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
       const bool inside = in_y >= 0 && in_y < d.height;
-      pointers[i] =
+      pointers[r * d.kernel_height + i] =
           inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW
                  : nullptr;
     }
-    const DepthwiseRow row{pointers, -d.pad_left, d.width, d.channels, d.out_width, kW};
-    depthwise_row(b.kernel, packed, row, vectors.size(), out + r * d.out_width * kW, plane);
   }
+  const DepthwiseRows all{pointers,    -d.pad_left, d.width,         d.channels,
+                          d.out_width, kW,          d.out_width * kW};
+  depthwise_rows(b.kernel, packed, all, rows, vectors.size(), out, plane);
 }
 
 // Slab offsets of the input rows under each kernel row of output rows [y, y + rows).

@@ -16,11 +16,11 @@ InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int
   const int64_t mid = (d.channels + lanes - 1) / lanes * lanes;
   const int64_t row_floats = d.width + 2 * d.pad_left;
   const bool expands = p.expand_packed != nullptr;
-  // Weights are read once per step: enough pixels a step to make that cheap.
+  // Weights are read once per step: enough pixels a step to make that cheap, and two rows at least,
+  // which a depthwise tile may take together.
   constexpr int64_t kPixelsPerStep = 100;
-  const int64_t rows =
-      std::clamp<int64_t>((kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width), 1,
-                          std::max<int64_t>(1, d.out_height));
+  const int64_t wanted = (kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width);
+  const int64_t rows = std::max<int64_t>(1, std::min(std::max<int64_t>(2, wanted), d.out_height));
   const int64_t weights =
       mid * ((expands ? p.in_channels : 0) + d.kernel_height * d.kernel_width + p.out_channels);
   const int64_t slab = expands ? mid * row_floats * ring_rows(d, rows) : 0;

@@ -92,7 +92,8 @@ struct Chain {
   WeightRegion weights_after(const SequentialStep& step) const {
     if (&step + 1 == p.steps + p.count) return {};
     const SequentialStep& next = *(&step + 1);
-    const int64_t limit = cache_sizes().l2 / (next.kind == StepKind::kLinear ? 1 : 4) / static_cast<int64_t>(sizeof(float));
+    const int64_t limit = cache_sizes().l2 / (next.kind == StepKind::kLinear ? 1 : 4) /
+                          static_cast<int64_t>(sizeof(float));
     return {next.weights.data, std::min(next.weights.floats, limit)};
   }
 
@@ -132,11 +133,12 @@ struct Chain {
     const int64_t l2_floats = cache_sizes().l2 / static_cast<int64_t>(sizeof(float));
     const int64_t band = std::max<int64_t>(1, l2_floats / 4 / (row * d.stride_height));
     constexpr int64_t kTasksPerThread = 2;
-    const int64_t tasks = std::min(
-        threads.count == 1 ? 1 : kTasksPerThread * threads.count, d.out_height);
+    const int64_t tasks =
+        std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, d.out_height);
     threads.parallel(tasks, [&](int64_t task) {
       const Share rows(d.out_height, tasks, task);
-      float* map = buffer(Scratch::kBand, ring_rows(d, std::min(band, rows.end - rows.begin)) * row);
+      float* map =
+          buffer(Scratch::kBand, ring_rows(d, std::min(band, rows.end - rows.begin)) * row);
       int64_t have_begin = 0, have_end = 0;  // rows of the map that are there
       for (int64_t y = rows.begin; y < rows.end; y += band) {
         const int64_t count = std::min(band, rows.end - y);
@@ -197,7 +199,8 @@ struct Chain {
   int64_t joint_step(int64_t group, int64_t body) const {
     const int64_t limit = cache_sizes().l2 * 3 / 4 / static_cast<int64_t>(sizeof(float));
     int64_t joint = body;
-    while (joint > in_first() && group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
+    while (joint > in_first() &&
+           group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
       --joint;
     return joint;
   }
@@ -211,8 +214,7 @@ struct Chain {
 
     constexpr int64_t kLargestGroup = 4;
     const int64_t whole = p.batch / threads.count * threads.count;
-    const int64_t group =
-        std::max<int64_t>(1, std::min(kLargestGroup, whole / threads.count));
+    const int64_t group = std::max<int64_t>(1, std::min(kLargestGroup, whole / threads.count));
     const int64_t groups = (whole + group - 1) / group;
     const int64_t joint = joint_step(group, body);
     threads.parallel(groups, [&](int64_t i) {

@@ -46,8 +46,7 @@ void Team::open(Threads::Body body, void* context) {
 }
 
 void Team::close() {
-  const uint64_t entered =
-      gate_.fetch_and(~kOpen, std::memory_order_acq_rel) % kRound / kHelper;
+  const uint64_t entered = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) % kRound / kHelper;
   for (Waiting waiting; left_.load(std::memory_order_acquire) != entered;) waiting.once();
 }
 

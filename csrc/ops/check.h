@@ -203,7 +203,6 @@ class PackedWeights {
   const float* position() const { return cursor_; }
 
  private:
-
   const char* op_;
   const float* cursor_ = nullptr;
   int64_t left_ = 0;

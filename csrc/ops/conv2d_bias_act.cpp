@@ -14,8 +14,7 @@ Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const Opti
                  shape_text(weight));
   const int64_t k = weight.size(0);
   check_vector(op, "bias", bias, k);
-  Conv2dBiasActParams p =
-      conv2d_window(op, image, k, KernelSize(weight), stride, padding);
+  Conv2dBiasActParams p = conv2d_window(op, image, k, KernelSize(weight), stride, padding);
   p.activation = check_activation(op, "activation", activation);
   PackedWeights weights(op, packed);
   p.packed = weights.pointwise(weight, bias);

@@ -5,7 +5,8 @@
 
 namespace fastconv {
 
-// Sizes and window of a depthwise convolution of `image`; activation and pointers are left to the op.
+// Sizes and window of a depthwise convolution of `image`; activation and pointers are left to the
+// op.
 inline DepthwiseConv2dParams depthwise_window(const char* op, const Image& image, int64_t channels,
                                               const KernelSize& kernel, const Ints& stride,
                                               const Ints& padding, const Ints& dilation) {

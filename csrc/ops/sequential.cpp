@@ -1,5 +1,5 @@
-// Reads the steps of a chain of ops, checks them against the packed weights and each other, and runs
-// them.
+// Reads the steps of a chain of ops, checks them against the packed weights and each other, and
+// runs them.
 #include "conv2d_bias_act.h"
 #include "depthwise.h"
 
@@ -148,10 +148,10 @@ Tensor sequential_cpu(const Tensor& input, const Ints& steps, const Tensor& pack
   }
   weights.check_end();
   const StepKind last = read.back().kind;
-  Tensor output = last == StepKind::kPool || last == StepKind::kLinear
-                      ? empty_2d(input, image.batch, image.channels)
-                      : empty_channels_last(
-                            input, {image.batch, image.channels, image.height, image.width});
+  Tensor output =
+      last == StepKind::kPool || last == StepKind::kLinear
+          ? empty_2d(input, image.batch, image.channels)
+          : empty_channels_last(input, {image.batch, image.channels, image.height, image.width});
   const bool strided = read[0].kind == StepKind::kConv2dBiasAct;
   const Tensor first = strided ? input : channels_last(input);
   if (strided) set_strided_input(read[0].conv2d_bias_act, first);

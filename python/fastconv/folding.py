@@ -52,7 +52,7 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def pack_concat(parts: Sequence[Tensor]) -> Tensor:
-    """The packed weights of several convolutions, one after the other, as blocks and chains need."""
+    """Packed weights one after the other in one piece of memory, as blocks and chains take them."""
     return torch.ops.fastconv.pack_concat(parts)
 
 

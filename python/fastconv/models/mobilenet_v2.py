@@ -117,18 +117,21 @@ class MobileNetV2(FusedModule):
         forms += [(head, "pooled", 4), (rest[0], "forward", 2)]
         steps: list[int] = []
         weights: list[Tensor] = []
+        owners: list[tuple[FusedModule, str]] = []
         for layer, form, dims in forms:
-            fused = layer.packed_native(form, dims) if isinstance(layer, FusedModule) else None
+            if not isinstance(layer, FusedModule):
+                return None
+            fused = layer.packed_native(form, dims)
             if fused is None or fused.step is None or fused.packed is None:
                 return None
             steps += fused.step.numbers()
             weights.append(fused.packed)
+            owners.append((layer, form))
         packed = pack_concat(weights)
         # One copy of the weights, for the network and for its layers.
-        parts = packed.split([len(part) for part in weights])
-        for (layer, form, _), part in zip(forms, parts, strict=True):
+        for (layer, form), part in zip(owners, packed.split(list(map(len, weights))), strict=True):
             layer.adopt_packed(form, part)
-        return Native(lambda weights, x: sequential(x, steps, weights), packed, None)
+        return Native(lambda _, x: sequential(x, steps, packed), packed, None)
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         *body, head = self.features

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ..activation import CODES, of_module
 from ..folding import fold_batch_norm, pack_depthwise, pack_pointwise
+from ..ops._sequential import Step, StepKind
 from ..ops.conv2d_bias_act import OPS as CONV2D_BIAS_ACT
 from ..ops.depthwise_conv2d import OPS as DEPTHWISE
 from ..ops.pointwise_conv2d import OPS as POINTWISE
 from ..ops.pointwise_conv2d_pool import OPS as POOL
-from ..ops._sequential import Step, StepKind
 from ._fused import Native
 
 _STEM_CHANNELS = 4  # up to here the dense convolution's kernel is made for

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..folding import pack_separable
-from ..ops.depthwise_separable_conv2d import OPS
 from ..ops._sequential import StepKind
+from ..ops.depthwise_separable_conv2d import OPS
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence
 from .conv2d import Conv2dNormAct

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..activation import CODES
 from ..folding import pack_inverted_residual
-from ..ops.inverted_residual import OPS
 from ..ops._sequential import StepKind
+from ..ops.inverted_residual import OPS
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence, read_stage
 from .conv2d import Conv2dNormAct
@@ -91,7 +91,8 @@ class InvertedResidual(FusedModule):
         depthwise = read_sequence(front[0])
         if expand is None and excite is None:
             return native_separable(depthwise, project, self.use_res_connect, pack)
-        return native_inverted_residual(expand, depthwise, excite, project, self.use_res_connect, pack)
+        stages = (expand, depthwise, excite, project)
+        return native_inverted_residual(*stages, self.use_res_connect, pack)
 
 
 def native_inverted_residual(

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from ..folding import pack_pointwise
-from ..ops.linear import OPS
 from ..ops._sequential import Step, StepKind
+from ..ops.linear import OPS
 from ._fused import FusedModule, Native
 from ._parts import are_native
 
