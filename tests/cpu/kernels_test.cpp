@@ -6,5 +6,6 @@ int main() {
   fastconv::test::Draw draw;
   fastconv::test::test_convolutions(draw);
   fastconv::test::test_blocks(draw);
+  fastconv::test::test_sequential(draw);
   return fastconv::test::score().print() == 0 ? 0 : 1;
 }

@@ -1,0 +1,405 @@
+// Chains of ops, image by image, in groups and band by band, and the team of threads that they run
+// on.
+#include <stdexcept>
+
+#include "cases.h"
+#include "csrc/cpu/plan.h"
+#include "csrc/cpu/team.h"
+
+namespace fastconv::test {
+namespace {
+
+// Unlike a random residual, a map brings the rounding errors of its own past.
+Map add(Map x, const Map& residual) {
+  for (std::size_t i = 0; i < x.value.size(); ++i) {
+    x.value[i] += residual.value[i];
+    x.magnitude[i] += residual.magnitude[i];
+  }
+  return x;
+}
+
+// One packed weight of a step.
+struct Part {
+  Part(Draw& draw, int64_t outputs, int64_t inputs, int64_t window)
+      : n(outputs),
+        channels(inputs),
+        taps(window),
+        // Keeps the size of values: where they grow, relu6 would hide most of them.
+        weight(draw.floats(n * channels * taps, std::sqrt(3.f / (channels * taps)))),
+        bias(draw.maybe(draw.chance(), n)) {}
+
+  int64_t n, channels, taps;
+  Floats weight, bias;
+};
+
+// A chain in the making: its steps, and what it should compute so far.
+class Chain {
+ public:
+  Chain(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c)
+      : draw_(draw), map_(draw_map(draw, n, h, w, c, &input_)), what_(describe(map_)) {}
+
+  // First step only. Reads planes whose rows lie apart in memory.
+  Chain& conv2d(int64_t out, const Window& s) {
+    const int64_t h = map_.height, w = map_.width, c = map_.channels, row = w + 3;
+    Floats strided(map_.batch * c * h * row, NAN);
+    for (std::size_t i = 0; i < input_.size(); ++i) {
+      const int64_t pixel = i / c, plane = pixel / (w * h) * c + i % c;
+      strided[(plane * h + pixel / w % h) * row + pixel % w] = input_[i];
+    }
+    input_ = std::move(strided);
+
+    const Activation activation = draw_.activation();
+    const int64_t taps = s.kernel_height * s.kernel_width;
+    SequentialStep step = begin(StepKind::kConv2dBiasAct, {Part(draw_, out, c, taps)});
+    map_ = activate(convolve(map_, part(0), out, 1, s), activation);
+    step.conv2d_bias_act = {0,
+                            h,
+                            w,
+                            c,
+                            map_.height,
+                            map_.width,
+                            out,
+                            s.kernel_height,
+                            s.kernel_width,
+                            s.stride_height,
+                            s.stride_width,
+                            s.top,
+                            s.left,
+                            activation,
+                            nullptr,
+                            c * h * row,
+                            h * row,
+                            row,
+                            1,
+                            nullptr,
+                            nullptr};
+    return end(step, text("conv2d", out, describe(s), describe(activation)));
+  }
+
+  Chain& pointwise(int64_t out, int64_t stride = 1) {
+    const Map in = map_;
+    const Activation activation = draw_.activation();
+    SequentialStep step = begin(StepKind::kPointwise, {Part(draw_, out, in.channels, 1)});
+    map_ = activate(convolve(in, part(0), out, 1, window({1, 1}, {stride, stride}, {1, 1})),
+                    activation);
+    step.pointwise = {0,          in.height, in.width, in.channels, map_.height,
+                      map_.width, out,       stride,   stride,      activation,
+                      nullptr,    nullptr,   nullptr,  nullptr,     nullptr};
+    return end(step, text("pointwise", out, "stride", stride, describe(activation)));
+  }
+
+  Chain& depthwise(const Window& s) {
+    const int64_t c = map_.channels, taps = s.kernel_height * s.kernel_width;
+    const Activation activation = draw_.activation();
+    SequentialStep step = begin(StepKind::kDepthwise, {Part(draw_, c, 1, taps)});
+    step.depthwise = depthwise_params(map_, c, s, activation);
+    map_ = activate(convolve(map_, part(0), c, c, s), activation);
+    return end(step, text("depthwise", describe(s), describe(activation)));
+  }
+
+  // expanded 0: no expansion.
+  Chain& block(int64_t expanded, int64_t out, const Window& s, bool residual = false) {
+    const Map in = map_;
+    const int64_t mid = expanded == 0 ? in.channels : expanded;
+    std::vector<Part> parts;
+    if (expanded > 0) parts.emplace_back(draw_, mid, in.channels, 1);
+    parts.emplace_back(draw_, mid, 1, s.kernel_height * s.kernel_width);
+    parts.emplace_back(draw_, out, mid, 1);
+    SequentialStep step = begin(StepKind::kInvertedResidual, std::move(parts));
+    step.residual = residual;
+    InvertedResidualParams& p = step.inverted_residual;
+    p = {};
+    p.depthwise = depthwise_params(in, mid, s, draw_.activation());
+    p.in_channels = in.channels;
+    p.out_channels = out;
+    p.expand_activation = draw_.activation();
+    p.project_activation = draw_.activation();
+
+    int64_t i = 0;
+    if (expanded > 0) map_ = activate(convolve(in, part(i++), mid, 1, {}), p.expand_activation);
+    map_ = activate(convolve(map_, part(i++), mid, mid, s), p.depthwise.activation);
+    map_ = convolve(map_, part(i), out, 1, {});
+    if (residual) map_ = add(std::move(map_), in);
+    map_ = activate(std::move(map_), p.project_activation);
+    return end(step, text("block", expanded, out, describe(s), describe(p.expand_activation),
+                          describe(p.depthwise.activation), describe(p.project_activation),
+                          "residual", residual));
+  }
+
+  Chain& pool(int64_t out) {
+    const Activation activation = draw_.activation();
+    const int64_t pixels = map_.height * map_.width;
+    SequentialStep step = begin(StepKind::kPool, {Part(draw_, out, map_.channels, 1)});
+    step.pool = {0, pixels, map_.channels, out, activation, nullptr, nullptr, nullptr, {}};
+    map_ = mean(activate(convolve(map_, part(0), out, 1, {}), activation));
+    return end(step, text("pool", out, describe(activation)));
+  }
+
+  Chain& linear(int64_t out) {
+    SequentialStep step = begin(StepKind::kLinear, {Part(draw_, out, map_.channels, 1)});
+    step.linear = {0, map_.channels, out, nullptr, nullptr, nullptr};
+    map_ = convolve(map_, part(0), out, 1, {});
+    return end(step, text("linear", out));
+  }
+
+  void run() {
+    check("sequential", what_, map_,
+          [&](const Level& level, const Threads& threads, float* output) {
+            std::vector<Floats> packed;
+            for (std::size_t i = 0; i < steps_.size(); ++i)
+              packed.push_back(pack(level, parts_[i], &steps_[i]));
+            const SequentialParams p{map_.batch, static_cast<int64_t>(steps_.size()), steps_.data(),
+                                     input_.data(), output};
+            sequential(*level.table, p, threads);
+          });
+  }
+
+ private:
+  static Map convolve(const Map& in, const Part& part, int64_t out, int64_t groups,
+                      const Window& s) {
+    return test::convolve(in, part.weight, part.bias, out, groups, s);
+  }
+  const Part& part(int64_t i) const { return parts_.back()[i]; }
+
+  SequentialStep begin(StepKind kind, std::vector<Part> parts) {
+    SequentialStep step{};
+    step.kind = kind;
+    step.in_floats = map_.height * map_.width * map_.channels;
+    parts_.push_back(std::move(parts));
+    return step;
+  }
+  Chain& end(SequentialStep step, const std::string& what) {
+    step.out_floats = map_.height * map_.width * map_.channels;
+    steps_.push_back(step);
+    what_ += "-> " + what;
+    return *this;
+  }
+
+  // All of a step's weights, one after the other as in a network's.
+  static Floats pack(const Level& level, const std::vector<Part>& parts, SequentialStep* step) {
+    const bool block = step->kind == StepKind::kInvertedResidual;
+    Floats all;
+    std::vector<std::size_t> begins;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const Part& part = parts[i];
+      const bool depthwise = step->kind == StepKind::kDepthwise || (block && i + 2 == parts.size());
+      const Floats packed =
+          depthwise
+              ? pack_depthwise(level, part.weight, part.n, part.taps, part.bias)
+              : pack_pointwise(level, part.weight, part.n, part.channels, part.taps, part.bias);
+      begins.push_back(all.size());
+      all.insert(all.end(), packed.begin(), packed.end());
+    }
+    step->weights = {all.data(), static_cast<int64_t>(all.size())};
+    switch (step->kind) {
+      case StepKind::kConv2dBiasAct:
+        step->conv2d_bias_act.packed = all.data();
+        break;
+      case StepKind::kPointwise:
+        step->pointwise.packed = all.data();
+        break;
+      case StepKind::kDepthwise:
+        step->depthwise.packed = all.data();
+        break;
+      case StepKind::kInvertedResidual: {
+        InvertedResidualParams& p = step->inverted_residual;
+        p.expand_packed = parts.size() == 3 ? all.data() : nullptr;
+        p.depthwise.packed = all.data() + begins[parts.size() - 2];
+        p.project_packed = all.data() + begins.back();
+        break;
+      }
+      case StepKind::kPool:
+        step->pool.packed = all.data();
+        break;
+      case StepKind::kLinear:
+        step->linear.packed = all.data();
+        break;
+    }
+    return all;  // moved, so that the pointers stay
+  }
+
+  Draw& draw_;
+  Floats input_;
+  Map map_;  // what the steps so far make of the input
+  std::string what_;
+  std::vector<SequentialStep> steps_;
+  std::vector<std::vector<Part>> parts_;  // of each step
+};
+
+constexpr Window kSame{3, 3, 1, 1, 1, 1, 1, 1, 1, 1};
+constexpr Window kHalving{5, 5, 2, 2, 1, 1, 2, 2, 2, 2};
+
+void test_networks(Draw& draw, int64_t n) {
+  for (int i = 0; i < 4; ++i) {
+    const int64_t h = 9 + draw_size(draw), w = 9 + draw_size(draw), c = draw.of(kChannels);
+    const Window stem{3, 3, 2, 2, 1, 1, 1, 1, 1, 1};
+    Chain(draw, n, h, w, 3)
+        .conv2d(draw.of(kChannels), stem)
+        .block(0, c, kSame)
+        .block(draw.of(kChannels), c, kSame, true)
+        .depthwise(kHalving)
+        .pointwise(draw.of(kChannels))
+        .pool(draw.of(kChannels))
+        .linear(draw.of(kChannels))
+        .linear(draw.of(kChannels))
+        .run();
+    Chain(draw, n, h, w, c)
+        .depthwise(kSame)
+        .block(draw.of(kChannels), c, kHalving)
+        .pointwise(draw.of(kChannels), 2)
+        .block(0, draw.of(kChannels), kSame)
+        .run();
+    Chain(draw, n, h, w, c).block(33, c, kSame, true).pointwise(17).run();
+  }
+  // Maps that a group of images has in common only late.
+  const int64_t width = cache_sizes().l2 / (4 * 8 * 9) / 4;
+  Chain(draw, n, 9, width, 8).pointwise(7, 2).depthwise(kHalving).pool(9).linear(3).run();
+}
+
+void test_single_steps(Draw& draw, int64_t n) {
+  Chain(draw, n, 7, 9, 3).conv2d(17, kSame).run();
+  Chain(draw, n, 7, 9, 9).pointwise(24).run();
+  Chain(draw, n, 7, 9, 17).depthwise(kHalving).run();
+  Chain(draw, n, 7, 9, 9).block(33, 9, kSame, true).run();
+  Chain(draw, n, 7, 9, 9).pool(33).run();
+  Chain(draw, n, 1, 1, 33).linear(9).run();
+  Chain(draw, n, 1, 1, 33).linear(9).linear(17).run();
+}
+
+// The first map does not stay in L2: it is made and read in bands, three of them on one thread.
+void test_bands(Draw& draw, int64_t n) {
+  constexpr int64_t kHeight = 24;
+  const auto wide = [&](int64_t channels) {
+    return cache_sizes().l2 * 3 / 4 / (4 * kHeight * channels) + 1;
+  };
+  const Window tall{3, 1, 1, 1, 1, 1, 1, 1, 0, 0};
+  Chain(draw, n, kHeight, wide(8), 1).conv2d(8, kSame).block(0, 3, kSame).run();
+  Chain(draw, n, kHeight, wide(9), 1).conv2d(9, tall).block(0, 9, kSame, true).run();
+  Chain(draw, n, kHeight, wide(7), 2)
+      .conv2d(7, tall)
+      .block(0, 5, kHalving)
+      .block(9, 5, kSame, true)
+      .pool(3)
+      .linear(7)
+      .run();
+  // A first convolution with a stride, and output rows that see nothing but padding.
+  const Window stem{3, 3, 2, 1, 1, 1, 1, 0, 1, 1}, far{3, 3, 1, 2, 2, 1, 9, 8, 1, 1};
+  Chain(draw, n, 2 * kHeight, wide(8), 1).conv2d(8, stem).block(0, 3, far).run();
+}
+
+using Pool = Threads::Run;
+
+void in_turn(void*, int64_t workers, Threads::Body body, void* context) {
+  for (int64_t i = 0; i < workers; ++i) body(context, i, i + 1);
+}
+
+void at_once(void*, int64_t workers, Threads::Body body, void* context) {
+  body(context, 0, workers);
+}
+
+// run_on_threads for workers that throw; like torch's pool, it throws the first exception again.
+void run_and_rethrow(void*, int64_t workers, Threads::Body body, void* context) {
+  struct Shared {
+    Threads::Body body;
+    void* context;
+    std::mutex mutex;
+    std::exception_ptr error;
+  } shared{body, context, {}, {}};
+  run_on_threads(
+      nullptr, workers,
+      [](void* state, int64_t begin, int64_t end) {
+        auto& s = *static_cast<Shared*>(state);
+        try {
+          s.body(s.context, begin, end);
+        } catch (...) {
+          const std::lock_guard<std::mutex> lock(s.mutex);
+          if (!s.error) s.error = std::current_exception();
+        }
+      },
+      &shared);
+  if (shared.error) std::rethrow_exception(shared.error);
+}
+
+// Empty, or what keeps the team from running every task of every parallel part once.
+std::string all_done(const Threads& team, int64_t rounds) {
+  for (int64_t round = 0; round < rounds; ++round) {
+    std::vector<std::atomic<int>> done(round % 9);
+    team.parallel(done.size(), [&](int64_t i) { ++done[i]; });
+    for (const auto& count : done) {
+      if (count != 1) return text("round", round, "ran a task", count.load(), "times");
+    }
+  }
+  return "";
+}
+
+// A task throws: on a helper while the leader is in the other one, or wherever it runs.
+void fail(const Threads& team, bool on_helper) {
+  const auto leader = std::this_thread::get_id();
+  std::atomic<bool> failing{false};
+  team.parallel(2, [&](int64_t) {
+    if (on_helper && std::this_thread::get_id() == leader) {
+      while (!failing) std::this_thread::yield();
+      return;
+    }
+    failing = true;
+    throw std::runtime_error("task");
+  });
+}
+
+std::string test_failure(const Threads& pool, bool on_helper) {
+  std::string failure = "the team does not lead";
+  const auto caught = [&](const auto& work) {
+    try {
+      work();
+    } catch (const std::runtime_error& error) {
+      return std::string(error.what()) == "task";
+    }
+    return false;
+  };
+  const bool out = caught([&] {
+    Team::lead(pool, [&](const Threads& team) {
+      const bool in = caught([&] { fail(team, on_helper); });
+      failure = in ? all_done(team, 50) : "no exception from the parallel part";
+      fail(team, on_helper);
+    });
+  });
+  return out ? failure : text("no exception from the team;", failure);
+}
+
+void test_team() {
+  const auto count = [](const std::string& what, const std::string& failure) {
+    score().count(levels()[0], "team", failure.empty() ? "" : what + "| " + failure);
+  };
+  for (int64_t threads : kThreadCounts) {
+    const std::pair<const char*, Pool> pools[] = {
+        {"threads", run_and_rethrow}, {"in turn", in_turn}, {"at once", at_once}};
+    for (const auto& [name, pool] : pools) {
+      const std::string what = text(threads, "workers", name);
+      const Threads all{threads, pool, nullptr};
+      int led = 0;
+      std::string failure;
+      Team::lead(all, [&](const Threads& team) {
+        ++led;
+        failure = all_done(team, 200);
+      });
+      count(what, led == 1 ? failure : text("led", led, "times"));
+      count(what + "failing", test_failure(all, false));
+      // Only these certainly have a helper.
+      if (pool == run_and_rethrow && threads > 1)
+        count(what + "failing on a helper", test_failure(all, true));
+    }
+  }
+}
+
+}  // namespace
+
+void test_sequential(Draw& draw) {
+  test_team();
+  for (int64_t n : {0, 1, 2, 3, 7}) {
+    test_networks(draw, n);
+    test_single_steps(draw, n);
+  }
+  for (int64_t n : {1, 2}) test_bands(draw, n);
+}
+
+}  // namespace fastconv::test
