@@ -63,8 +63,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   define(m, "linear", "(Tensor input, Tensor weight, Tensor? bias, Tensor? packed=None)");
   m.def("pack_pointwise(Tensor weight, Tensor? bias) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? bias) -> Tensor");
-  // The weights of several ops, one after the other, in one piece of memory.
-  m.def("pack_concat(Tensor[] parts) -> Tensor");
+  // Uninitialized room for the packed weights of several ops, one after the other.
+  m.def("pack_buffer(Tensor like, int size) -> Tensor");
   // A chain of inference ops, each on what the one before it wrote. steps: 16 numbers for each, as
   // csrc/ops/sequential.cpp reads them; packed: the weights of all, one after the other.
   m.def("sequential(Tensor input, int[] steps, Tensor packed) -> Tensor");

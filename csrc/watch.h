@@ -21,8 +21,7 @@ class Watch {
   // slots: (dict, key, value): that dict has this very value there; where value is Ellipsis, none.
   // sizes: (dict, size). tensors: their data stays where it is and, but for tensors made in
   // inference mode, their version counters stand still.
-  Watch(const py::list& slots, const py::list& sizes, const py::list& tensors)
-      : version_name_(interned("_version")), data_ptr_name_(interned("data_ptr")) {
+  Watch(const py::list& slots, const py::list& sizes, const py::list& tensors) {
     for (const py::handle item : slots) {
       const auto [dict, key, value] = item.cast<std::tuple<py::dict, py::str, py::object>>();
       watch_dict(dict.ptr());
@@ -36,6 +35,12 @@ class Watch {
     }
     for (const py::handle item : tensors) {
       const auto tensor = py::reinterpret_borrow<py::object>(item);
+      if (!version_) {
+        version_ = py::type::of(tensor).attr("_version");
+        data_ptr_ = py::type::of(tensor).attr("data_ptr");
+        if (Py_TYPE(version_.ptr())->tp_descr_get == nullptr)
+          throw py::type_error("Watch: tensors must be tensors");
+      }
       const bool counted = !tensor.attr("is_inference")().cast<bool>();
       tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
       watch_memory(tensor.ptr(), 64);
@@ -97,9 +102,6 @@ class Watch {
     std::uint64_t version, data_ptr;
   };
 
-  static py::str interned(const char* name) {
-    return py::reinterpret_steal<py::str>(PyUnicode_InternFromString(name));
-  }
   static std::uint64_t number(PyObject* result) {
     if (result == nullptr) throw py::error_already_set();
     const std::uint64_t value = PyLong_AsUnsignedLongLong(result);
@@ -108,10 +110,12 @@ class Watch {
     return value;
   }
   std::uint64_t version(const py::object& tensor) const {
-    return number(PyObject_GetAttr(tensor.ptr(), version_name_.ptr()));
+    PyTypeObject* type = Py_TYPE(version_.ptr());
+    return number(type->tp_descr_get(version_.ptr(), tensor.ptr(),
+                                     reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()))));
   }
   std::uint64_t data_ptr(const py::object& tensor) const {
-    return number(PyObject_CallMethodNoArgs(tensor.ptr(), data_ptr_name_.ptr()));
+    return number(PyObject_CallOneArg(data_ptr_.ptr(), tensor.ptr()));
   }
 
   void watch_memory(std::uintptr_t address, std::size_t bytes) {
@@ -127,7 +131,7 @@ class Watch {
     watch_memory(reinterpret_cast<PyDictObject*>(dict)->ma_keys, 256);
   }
 
-  const py::str version_name_, data_ptr_name_;
+  py::object version_, data_ptr_;  // of the tensors' class: found once, not for each tensor
   std::vector<Slot> slots_;
   std::vector<Sized> sizes_;
   std::vector<Counted> tensors_;

@@ -73,23 +73,11 @@ Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias) {
   return packed;
 }
 
-Tensor pack_concat(const std::vector<Tensor>& parts) {
-  const char* op = "pack_concat";
-  FASTCONV_CHECK(!parts.empty(), op, "parts", "have at least 1 tensor", 0);
-  int64_t size = 0;
-  for (const Tensor& part : parts) {
-    check_float_cpu(op, "parts", part);
-    FASTCONV_CHECK(part.dim() == 1 && part.is_contiguous(), op, "parts",
-                   "be contiguous and have 1 dimension", shape_text(part));
-    size += part.numel();
-  }
-  Tensor joined = allocate_floats(parts[0], size);
-  float* out = mutable_data(joined);
-  for (const Tensor& part : parts) {
-    std::memcpy(out, data(part), sizeof(float) * part.numel());
-    out += part.numel();
-  }
-  return joined;
+Tensor pack_buffer(const Tensor& like, int64_t size) {
+  const char* op = "pack_buffer";
+  check_float_cpu(op, "like", like);
+  FASTCONV_CHECK(size >= 0 && size < int64_t{1} << 40, op, "size", "be from 0 to 2^40", size);
+  return allocate_floats(like, size);
 }
 
 PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed)
@@ -141,5 +129,5 @@ void PackedWeights::check_end() const {
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("pack_pointwise", TORCH_BOX(&fastconv::pack_pointwise));
   m.impl("pack_depthwise", TORCH_BOX(&fastconv::pack_depthwise));
-  m.impl("pack_concat", TORCH_BOX(&fastconv::pack_concat));
+  m.impl("pack_buffer", TORCH_BOX(&fastconv::pack_buffer));
 }

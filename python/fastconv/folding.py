@@ -51,9 +51,10 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.fastconv.pack_depthwise(weight, bias)
 
 
-def pack_concat(parts: Sequence[Tensor]) -> Tensor:
-    """Packed weights one after the other in one piece of memory, as blocks and chains take them."""
-    return torch.ops.fastconv.pack_concat(parts)
+def pack_buffer(weights: Sequence[Tensor]) -> Tensor:
+    """Uninitialized room for what these weights are when they are packed, one after the other."""
+    size = sum(_packed_numel(weight) for weight in weights)
+    return torch.ops.fastconv.pack_buffer(weights[0], size)
 
 
 def pack_separable(
@@ -80,18 +81,22 @@ def pack_inverted_residual(
     parts = [] if expand_weight is None else [pack_pointwise(expand_weight, expand_bias)]
     parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
     parts.append(pack_pointwise(project_weight, project_bias))
-    return pack_concat(parts)
+    return torch.cat(parts)
 
 
-def _packed_size(weight: Tensor, bias: Tensor | None) -> Tensor:
+def _packed_numel(weight: Tensor) -> int:
     rows = -(-weight.shape[0] // 16) * 16
-    return weight.new_empty(16 + rows * (1 + weight.shape[1:].numel()))
+    return 16 + rows * (1 + weight.shape[1:].numel())
+
+
+def _packed_like(weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight.new_empty(_packed_numel(weight))
 
 
 if backend.NATIVE_MISSING is None:
     for _name in ("pack_pointwise", "pack_depthwise"):
-        torch.library.register_fake(f"fastconv::{_name}", _packed_size)
-    torch.library.register_fake("fastconv::pack_concat", torch.cat)
+        torch.library.register_fake(f"fastconv::{_name}", _packed_like)
+    torch.library.register_fake("fastconv::pack_buffer", lambda like, size: like.new_empty(size))
 
 
 class _Entry(NamedTuple):

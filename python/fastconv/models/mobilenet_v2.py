@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..folding import pack_concat
+from ..folding import pack_buffer
 from ..nn import Conv2dNormAct, InvertedResidual, Linear
 from ..nn._fused import FusedModule, Native
+from ..nn._parts import are_native
 from ..ops._sequential import sequential
 from ._weights import Weights, load_published
 
@@ -115,22 +116,28 @@ class MobileNetV2(FusedModule):
             return None
         forms = [(layer, "forward", 4) for layer in front]
         forms += [(head, "pooled", 4), (rest[0], "forward", 2)]
+        inside = [module for layer, *_ in forms for module in layer.modules()]
+        weights = [m.weight for m in inside if isinstance(m, (nn.Conv2d, nn.Linear))]
+        if len(weights) == 0 or not are_native(*weights):
+            return None
+        # One copy of the weights, for the network and for its layers: each layer's is moved into
+        # its place as soon as it is packed; from the end, where the largest is, to need less memory
+        # meanwhile.
+        packed = pack_buffer(weights)
         steps: list[int] = []
-        weights: list[Tensor] = []
-        owners: list[tuple[FusedModule, str]] = []
-        for layer, form, dims in forms:
+        begin = len(packed)
+        for layer, form, dims in reversed(forms):
             if not isinstance(layer, FusedModule):
                 return None
             fused = layer.packed_native(form, dims)
             if fused is None or fused.step is None or fused.packed is None:
                 return None
-            steps += fused.step.numbers()
-            weights.append(fused.packed)
-            owners.append((layer, form))
-        packed = pack_concat(weights)
-        # One copy of the weights, for the network and for its layers.
-        for (layer, form), part in zip(owners, packed.split(list(map(len, weights))), strict=True):
-            layer.adopt_packed(form, part)
+            steps = fused.step.numbers() + steps
+            end, begin = begin, begin - len(fused.packed)
+            if begin < 0:
+                return None
+            layer.adopt_packed(form, packed[begin:end].copy_(fused.packed))
+        packed = packed[begin:]
         return Native(lambda _, x: sequential(x, steps, packed), packed, None)
 
     def _plain_forward(self, input: Tensor) -> Tensor:
