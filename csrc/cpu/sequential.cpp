@@ -88,12 +88,13 @@ struct Chain {
   }
 
   // What of the next step's weights is worth asking for while this one runs. Most of what L2 holds
-  // is in use; a step that only reads its weights, as a fully connected layer does, is worth an L3.
+  // is in use. A fully connected layer does nothing but read its weights: for them, it is worth
+  // some of L3, where L2 puts what it cannot keep.
   WeightRegion weights_after(const SequentialStep& step) const {
     if (&step + 1 == p.steps + p.count) return {};
     const SequentialStep& next = *(&step + 1);
-    const int64_t limit = cache_sizes().l2 / (next.kind == StepKind::kLinear ? 1 : 4) /
-                          static_cast<int64_t>(sizeof(float));
+    const int64_t l2_floats = cache_sizes().l2 / static_cast<int64_t>(sizeof(float));
+    const int64_t limit = next.kind == StepKind::kLinear ? 2 * l2_floats : l2_floats / 4;
     return {next.weights.data, std::min(next.weights.floats, limit)};
   }
 
