@@ -52,6 +52,7 @@ class Watch {
   }
 
   bool holds() const {
+    if (cleared_) return false;
     for (const std::uintptr_t line : lines_)
       __builtin_prefetch(reinterpret_cast<const void*>(line));
     for (const Slot& slot : slots_) {
@@ -80,6 +81,7 @@ class Watch {
   }
 
   void clear() {
+    cleared_ = true;
     // Moved out first: what dies here may look at this object.
     const auto slots = std::exchange(slots_, {});
     const auto sizes = std::exchange(sizes_, {});
@@ -131,6 +133,7 @@ class Watch {
     watch_memory(reinterpret_cast<PyDictObject*>(dict)->ma_keys, 256);
   }
 
+  bool cleared_ = false;           // by the garbage collector: nothing is watched any more
   py::object version_, data_ptr_;  // of the tensors' class: found once, not for each tensor
   std::vector<Slot> slots_;
   std::vector<Sized> sizes_;

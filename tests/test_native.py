@@ -149,6 +149,16 @@ def test_packed_weights_must_fit(native):
     assert torch.equal(good, OPS.pointwise_conv2d_infer(*call))
 
 
+def test_room_for_packed_weights(native):
+    weights = [_x(9, 4, 1, 1), _x(1000, 700)]
+    packed = [folding.pack_pointwise(weight, None) for weight in weights]
+    room = folding.pack_buffer(weights)
+    assert room.shape == (len(packed[0]) + len(packed[1]),)
+    for like, size, message in ((_x(1).double(), 1, "like must be float32"), (_x(1), -1, "size")):
+        with pytest.raises(RuntimeError, match=f"pack_buffer: {message}"):
+            OPS.pack_buffer(like, size)
+
+
 def test_an_unknown_instruction_set_is_an_error(native):
     with pytest.raises(RuntimeError), backend.use_isa(9):
         pass

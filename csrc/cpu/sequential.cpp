@@ -38,28 +38,19 @@ struct Chain {
   // One step on `batch` images.
   void run_step(const SequentialStep& step, int64_t batch, const float* input, float* output,
                 const Threads& threads) const {
+    const auto run_kernel = [&](auto q, const auto& kernel) {
+      q.batch = batch;
+      q.input = input;
+      q.output = output;
+      kernel(q, threads);
+    };
     switch (step.kind) {
-      case StepKind::kConv2dBiasAct: {
-        Conv2dBiasActParams q = step.conv2d_bias_act;
-        q.batch = batch;
-        q.input = input;
-        q.output = output;
-        return table.conv2d_bias_act(q, threads);
-      }
-      case StepKind::kPointwise: {
-        PointwiseConv2dParams q = step.pointwise;
-        q.batch = batch;
-        q.input = input;
-        q.output = output;
-        return table.pointwise_conv2d(q, threads);
-      }
-      case StepKind::kDepthwise: {
-        DepthwiseConv2dParams q = step.depthwise;
-        q.batch = batch;
-        q.input = input;
-        q.output = output;
-        return table.depthwise_conv2d(q, threads);
-      }
+      case StepKind::kConv2dBiasAct:
+        return run_kernel(step.conv2d_bias_act, table.conv2d_bias_act);
+      case StepKind::kPointwise:
+        return run_kernel(step.pointwise, table.pointwise_conv2d);
+      case StepKind::kDepthwise:
+        return run_kernel(step.depthwise, table.depthwise_conv2d);
       case StepKind::kInvertedResidual: {
         InvertedResidualParams q = step.inverted_residual;
         q.depthwise.batch = batch;
@@ -72,18 +63,10 @@ struct Chain {
       case StepKind::kPool: {
         PointwiseConv2dPoolParams q = step.pool;
         q.ahead = weights_after(step);
-        q.batch = batch;
-        q.input = input;
-        q.output = output;
-        return table.pointwise_conv2d_pool(q, threads);
+        return run_kernel(q, table.pointwise_conv2d_pool);
       }
-      case StepKind::kLinear: {
-        LinearParams q = step.linear;
-        q.batch = batch;
-        q.input = input;
-        q.output = output;
-        return table.linear(q, threads);
-      }
+      case StepKind::kLinear:
+        return run_kernel(step.linear, table.linear);
     }
   }
 
@@ -196,7 +179,7 @@ struct Chain {
     if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
   }
 
-  // The first step from which the maps of `group` images fit into the cache, not among the first.
+  // The first step from which the maps of `group` images fit into the cache; not before in_first().
   int64_t joint_step(int64_t group, int64_t body) const {
     const int64_t limit = cache_sizes().l2 * 3 / 4 / static_cast<int64_t>(sizeof(float));
     int64_t joint = body;

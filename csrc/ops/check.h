@@ -132,6 +132,23 @@ inline Window check_window(const char* op, const Image& image, const KernelSize&
   return {spare_h / stride[0] + 1, spare_w / stride[1] + 1};
 }
 
+// The fields that every convolution's params have for its window.
+template <class Params>
+void set_window(Params& p, const Image& image, const KernelSize& kernel, const Window& window,
+                const Ints& stride, const Ints& padding) {
+  p.batch = image.batch;
+  p.height = image.height;
+  p.width = image.width;
+  p.out_height = window.out_height;
+  p.out_width = window.out_width;
+  p.kernel_height = kernel.height;
+  p.kernel_width = kernel.width;
+  p.stride_height = stride[0];
+  p.stride_width = stride[1];
+  p.pad_top = padding[0];
+  p.pad_left = padding[2];
+}
+
 // The tensor itself if its memory is dense NHWC, else a copy that is.
 inline Tensor channels_last(const Tensor& t) {
   const int64_t c = t.size(1), h = t.size(2), w = t.size(3);

@@ -11,19 +11,9 @@ inline Conv2dBiasActParams conv2d_window(const char* op, const Image& image, int
                                          const Ints& padding) {
   const Window window = check_window(op, image, kernel, stride, padding, {1, 1});
   Conv2dBiasActParams p{};
-  p.batch = image.batch;
-  p.height = image.height;
-  p.width = image.width;
+  set_window(p, image, kernel, window, stride, padding);
   p.in_channels = image.channels;
-  p.out_height = window.out_height;
-  p.out_width = window.out_width;
   p.out_channels = out_channels;
-  p.kernel_height = kernel.height;
-  p.kernel_width = kernel.width;
-  p.stride_height = stride[0];
-  p.stride_width = stride[1];
-  p.pad_top = padding[0];
-  p.pad_left = padding[2];
   return p;
 }
 

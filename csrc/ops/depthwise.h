@@ -12,18 +12,8 @@ inline DepthwiseConv2dParams depthwise_window(const char* op, const Image& image
                                               const Ints& padding, const Ints& dilation) {
   const Window window = check_window(op, image, kernel, stride, padding, dilation);
   DepthwiseConv2dParams p{};
-  p.batch = image.batch;
-  p.height = image.height;
-  p.width = image.width;
+  set_window(p, image, kernel, window, stride, padding);
   p.channels = channels;
-  p.out_height = window.out_height;
-  p.out_width = window.out_width;
-  p.kernel_height = kernel.height;
-  p.kernel_width = kernel.width;
-  p.stride_height = stride[0];
-  p.stride_width = stride[1];
-  p.pad_top = padding[0];
-  p.pad_left = padding[2];
   p.dilation_height = dilation[0];
   p.dilation_width = dilation[1];
   return p;
