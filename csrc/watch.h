@@ -7,6 +7,8 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <cstring>
+#include <map>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -16,6 +18,18 @@ namespace fastconv {
 
 namespace py = pybind11;
 
+// CPython gives a dict a new number at every change, up to 3.11: one look at it, and none at the
+// entries. Later versions do not promise it.
+#if PY_VERSION_HEX < 0x030C0000
+constexpr bool kDictsHaveVersions = true;
+inline std::uint64_t version_of(PyObject* dict) {
+  return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+}
+#else
+constexpr bool kDictsHaveVersions = false;
+inline std::uint64_t version_of(PyObject*) { return 0; }
+#endif
+
 class Watch {
  public:
   // slots: (dict, key, value): that dict has this very value there; where value is Ellipsis, none.
@@ -24,44 +38,28 @@ class Watch {
   Watch(const py::list& slots, const py::list& sizes, const py::list& tensors) {
     for (const py::handle item : slots) {
       const auto [dict, key, value] = item.cast<std::tuple<py::dict, py::str, py::object>>();
-      watch_dict(dict.ptr());
       const bool absent = value.ptr() == Py_Ellipsis;
-      slots_.push_back({dict, key, absent ? py::object() : value});
+      watched(dict).slots.push_back({key, absent ? py::object() : value});
     }
     for (const py::handle item : sizes) {
       const auto [dict, size] = item.cast<std::pair<py::dict, Py_ssize_t>>();
-      watch_dict(dict.ptr());
-      sizes_.push_back({dict, size});
+      watched(dict).size = size;
     }
-    for (const py::handle item : tensors) {
-      const auto tensor = py::reinterpret_borrow<py::object>(item);
-      if (!version_) {
-        version_ = py::type::of(tensor).attr("_version");
-        data_ptr_ = py::type::of(tensor).attr("data_ptr");
-        if (Py_TYPE(version_.ptr())->tp_descr_get == nullptr)
-          throw py::type_error("Watch: tensors must be tensors");
-      }
-      const bool counted = !tensor.attr("is_inference")().cast<bool>();
-      tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
-      watch_memory(tensor.ptr(), 64);
-      watch_memory(tensor.attr("_cdata").cast<std::uintptr_t>(), 256);
-      watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 64);
-    }
+    for (const py::handle item : tensors) watch_tensor(py::reinterpret_borrow<py::object>(item));
     lines_.assign(distinct_.begin(), distinct_.end());
     distinct_.clear();
+    places_.clear();
   }
 
-  bool holds() const {
+  bool holds() {
     if (cleared_) return false;
     for (const std::uintptr_t line : lines_)
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
-    for (const Slot& slot : slots_) {
-      const PyObject* now = PyDict_GetItemWithError(slot.dict.ptr(), slot.key.ptr());
-      if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-      if (now != slot.value.ptr()) return false;
-    }
-    for (const Sized& sized : sizes_) {
-      if (PyDict_Size(sized.dict.ptr()) != sized.size) return false;
+      __builtin_prefetch(reinterpret_cast<const void*>(line), 0, 2);
+    for (Dict& dict : dicts_) {
+      const std::uint64_t version = version_of(dict.dict.ptr());
+      if (kDictsHaveVersions && version == dict.version) continue;
+      if (!dict.holds()) return false;
+      dict.version = version;
     }
     for (const Counted& t : tensors_) {
       if (t.counted && version(t.tensor) != t.version) return false;
@@ -71,11 +69,10 @@ class Watch {
   }
 
   int traverse(visitproc visit, void* arg) const {
-    for (const Slot& slot : slots_) {
-      Py_VISIT(slot.dict.ptr());
-      Py_VISIT(slot.value.ptr());
+    for (const Dict& dict : dicts_) {
+      Py_VISIT(dict.dict.ptr());
+      for (const Slot& slot : dict.slots) Py_VISIT(slot.value.ptr());
     }
-    for (const Sized& sized : sizes_) Py_VISIT(sized.dict.ptr());
     for (const Counted& t : tensors_) Py_VISIT(t.tensor.ptr());
     return 0;
   }
@@ -83,20 +80,30 @@ class Watch {
   void clear() {
     cleared_ = true;
     // Moved out first: what dies here may look at this object.
-    const auto slots = std::exchange(slots_, {});
-    const auto sizes = std::exchange(sizes_, {});
+    const auto dicts = std::exchange(dicts_, {});
     const auto tensors = std::exchange(tensors_, {});
   }
 
  private:
   struct Slot {
-    py::dict dict;
     py::str key;
     py::object value;  // null: absent
   };
-  struct Sized {
+  struct Dict {
     py::dict dict;
-    Py_ssize_t size;
+    std::vector<Slot> slots;
+    Py_ssize_t size = -1;       // -1: any
+    std::uint64_t version = 0;  // 0: never compared
+
+    bool holds() const {
+      if (size >= 0 && PyDict_Size(dict.ptr()) != size) return false;
+      for (const Slot& slot : slots) {
+        const PyObject* now = PyDict_GetItemWithError(dict.ptr(), slot.key.ptr());
+        if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        if (now != slot.value.ptr()) return false;
+      }
+      return true;
+    }
   };
   struct Counted {
     py::object tensor;
@@ -128,16 +135,43 @@ class Watch {
   void watch_memory(const void* address, std::size_t bytes) {
     watch_memory(reinterpret_cast<std::uintptr_t>(address), bytes);
   }
-  void watch_dict(PyObject* dict) {
-    watch_memory(dict, sizeof(PyDictObject));
-    watch_memory(reinterpret_cast<PyDictObject*>(dict)->ma_keys, 256);
+
+  Dict& watched(const py::dict& dict) {
+    const auto [place, is_new] = places_.try_emplace(dict.ptr(), dicts_.size());
+    if (is_new) {
+      dicts_.push_back({dict, {}});
+      watch_memory(dict.ptr(), sizeof(PyDictObject));
+      if (!kDictsHaveVersions)
+        watch_memory(reinterpret_cast<PyDictObject*>(dict.ptr())->ma_keys, 256);
+    }
+    return dicts_[place->second];
+  }
+
+  void watch_tensor(const py::object& tensor) {
+    if (!version_) {
+      version_ = py::type::of(tensor).attr("_version");
+      data_ptr_ = py::type::of(tensor).attr("data_ptr");
+      if (Py_TYPE(version_.ptr())->tp_descr_get == nullptr)
+        throw py::type_error("Watch: tensors must be tensors");
+    }
+    const bool counted = !tensor.attr("is_inference")().cast<bool>();
+    tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
+    watch_memory(tensor.ptr(), 64);
+    const auto inside = tensor.attr("_cdata").cast<std::uintptr_t>();
+    watch_memory(inside, 192);
+    // It begins with pointers: to its version counter among others, which have no name in Python.
+    std::uintptr_t words[8];
+    std::memcpy(words, reinterpret_cast<const void*>(inside), sizeof words);
+    for (const std::uintptr_t word : words) watch_memory(word, 32);
+    watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 128);
   }
 
   bool cleared_ = false;           // by the garbage collector: nothing is watched any more
   py::object version_, data_ptr_;  // of the tensors' class: found once, not for each tensor
-  std::vector<Slot> slots_;
-  std::vector<Sized> sizes_;
+  std::vector<Dict> dicts_;
   std::vector<Counted> tensors_;
+  // While this is made: where a dict is in dicts_, and the lines.
+  std::map<const PyObject*, std::size_t> places_;
   std::set<std::uintptr_t> distinct_;
   // Cache lines of all this, as they lay at first. Prefetching one that is gone does no harm.
   std::vector<std::uintptr_t> lines_;
