@@ -21,7 +21,8 @@ from fastconv.nn import (
     SqueezeExcite,
 )
 
-NATIVE_OPS = {  # id: (make, input's shape, native op)
+NATIVE_OPS = {
+    "dense": (lambda: Conv2d(8, 12, 3, padding=1), (2, 8, 7, 9), "conv2d_bias_act"),  # id: (make, input's shape, native op)
     "pointwise": (lambda: Conv2d(24, 40, 1), (2, 24, 9, 7), "pointwise_conv2d"),
     "pointwise-stride": (lambda: Conv2d(8, 9, 1, 2), (1, 8, 9, 7), "pointwise_conv2d"),
     "depthwise": (
@@ -147,7 +148,6 @@ def test_one_native_op(any_backend, name):
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
-        (lambda: Conv2d(8, 12, 3, padding=1), (1, 8, 7, 7)),
         (lambda: Conv2d(8, 12, 1, groups=2), (1, 8, 7, 7)),
         (lambda: Conv2d(3, 12, 3, padding=1, padding_mode="reflect"), (1, 3, 7, 7)),
         (lambda: Conv2d(3, 12, 3, dilation=2), (1, 3, 7, 7)),

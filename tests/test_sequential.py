@@ -79,7 +79,7 @@ def _chain(layers):
                 module.running_var.uniform_(0.5, 1.5)
         layer.eval().requires_grad_(False)
     natives = list(_natives(layers))
-    steps = [number for one in natives for number in one.step.numbers()]
+    steps = [number for one in natives for step in one.steps for number in step.numbers()]
     packed = torch.cat([one.packed for one in natives])
 
     def one_by_one(input):

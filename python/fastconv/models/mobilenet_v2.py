@@ -1,17 +1,17 @@
 """MobileNetV2 (https://arxiv.org/abs/1801.04381)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..folding import pack_buffer
 from ..nn import Conv2dNormAct, InvertedResidual, Linear
+from ..nn._chain import native_chain
 from ..nn._fused import FusedModule, Native
 from ..nn._parts import are_native
-from ..ops._sequential import sequential
 from ._weights import Weights, load_published
 
 # As torchvision publishes them, with ImageNet accuracies of 71.878 % and 72.154 %.
@@ -120,25 +120,11 @@ class MobileNetV2(FusedModule):
         weights = [m.weight for m in inside if isinstance(m, (nn.Conv2d, nn.Linear))]
         if len(weights) == 0 or not are_native(*weights):
             return None
-        # One copy of the weights, for the network and for its layers: each layer's is moved into
-        # its place as soon as it is packed; from the end, where the largest is, to need less memory
-        # meanwhile.
-        packed = pack_buffer(weights)
-        steps: list[int] = []
-        begin = len(packed)
-        for layer, form, dims in reversed(forms):
-            if not isinstance(layer, FusedModule):
-                return None
-            fused = layer.packed_native(form, dims)
-            if fused is None or fused.step is None or fused.packed is None:
-                return None
-            steps = fused.step.numbers() + steps
-            end, begin = begin, begin - len(fused.packed)
-            if begin < 0:
-                return None
-            layer.adopt_packed(form, packed[begin:end].copy_(fused.packed))
-        packed = packed[begin:]
-        return Native(lambda _, x: sequential(x, steps, packed), packed, None)
+        if not all(isinstance(layer, FusedModule) for layer, *_ in forms):
+            return None
+        return native_chain(
+            [partial(layer.packed_native, form, dims) for layer, form, dims in forms], weights
+        )
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         *body, head = self.features

@@ -26,12 +26,14 @@ class Native(NamedTuple):
     Args:
         call: called with the packed weights, or None, and the input
         packed: the packed weights; None if the op shall pack for each call
-        step: the same as a step of a chain; None if it cannot be one
+        steps: the same as steps of a chain; None if it cannot be one
+        adopt: called when the packed weights were moved, with where they are now
     """
 
     call: Callable[[Tensor | None, Tensor], Tensor]
     packed: Tensor | None
-    step: Step | None
+    steps: tuple[Step, ...] | None
+    adopt: Callable[[Tensor], None] | None = None
 
     def run(self) -> Run:
         """For calls with the input alone."""
@@ -72,15 +74,18 @@ class FusedModule(nn.Module):
             native = None if _is_hooked(self) else self._fuse(kind, False)
             return None if native is None else native.run()
         fused = self._current_fused(kind)
-        return None if fused.run is None or fused.is_hooked() else fused.run
+        return None if fused is None or fused.run is None or fused.is_hooked() else fused.run
 
-    def _current_fused(self, kind: str) -> "_Fused":
-        """The packed native form, from the cache if that is still what the module is."""
+    def _current_fused(self, kind: str) -> "_Fused | None":
+        """The packed native form, from the cache if that is still what the module is; None if it
+        must be made and hooks inside forbid to look."""
         cache = self.__dict__.get(_CACHE)
         if cache is None:
             cache = self.__dict__[_CACHE] = {}
         fused: _Fused | None = cache.get(kind)
         if fused is None or not fused.is_current():
+            if _is_hooked(self):
+                return None
             with torch.no_grad():
                 fused = cache[kind] = _Fused(self, self._fuse(kind, True), self._layers())
         return fused
@@ -91,13 +96,16 @@ class FusedModule(nn.Module):
 
     def packed_native(self, kind: str, dims: int) -> Native | None:
         """The packed native form, for a caller that checks the whole of its modules itself."""
-        if self.training or self._input_dims != dims or type(self).forward is not _FORWARD:
+        if self.training or self._input_dims != dims or not self._runs_natively_as_it_is():
             return None
-        return self._current_fused(kind).native
+        fused = self._current_fused(kind)
+        if fused is None or fused.native is None:
+            return None
+        return fused.native._replace(adopt=fused.adopt)
 
-    def adopt_packed(self, kind: str, packed: Tensor) -> None:
-        """Uses this copy of the packed weights from now on."""
-        self._current_fused(kind).adopt(packed)
+    def _runs_natively_as_it_is(self) -> bool:
+        """Whether nobody has put another forward in the place of this class's."""
+        return type(self).forward is FusedModule.forward
 
     def _wants_gradient(self, input: Tensor) -> bool:
         return input.requires_grad or any(p.requires_grad for p in self.parameters())
@@ -133,7 +141,10 @@ class FusedModule(nn.Module):
         return state
 
 
-_FORWARD = FusedModule.forward
+def original_class(module: object) -> type:
+    """The class of a module, or what it was before :func:`fastconv.swap`."""
+    kind = type(module)
+    return getattr(kind, "_fastconv_original", kind)
 
 
 class _Fused:
@@ -172,6 +183,8 @@ class _Fused:
         if self.native is not None:
             self.native = self.native._replace(packed=packed)
             self.run = self.native.run()
+            if self.native.adopt is not None:
+                self.native.adopt(packed)
 
     def is_current(self) -> bool:
         return bool(self._watch.holds()) and self._isa_generation == backend.isa_generation

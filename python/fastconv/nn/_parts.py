@@ -1,5 +1,6 @@
 """Reads ordinary PyTorch modules as what the native ops take."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,10 @@ from ..ops.conv2d_bias_act import OPS as CONV2D_BIAS_ACT
 from ..ops.depthwise_conv2d import OPS as DEPTHWISE
 from ..ops.pointwise_conv2d import OPS as POINTWISE
 from ..ops.pointwise_conv2d_pool import OPS as POOL
-from ._fused import Native
+from ..reference import resolve_padding
+from ._fused import Native, original_class
 
-_STEM_CHANNELS = 4  # up to here the dense convolution's kernel is made for
+Padding4 = tuple[int, int, int, int]
 
 
 class Stage(NamedTuple):
@@ -23,7 +25,7 @@ class Stage(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
+    padding: Padding4 | None  # None: TensorFlow's "same", which depends on the input's size
     dilation: tuple[int, int]
     groups: int
     activation: int
@@ -40,8 +42,18 @@ class Stage(NamedTuple):
     def kernel(self) -> tuple[int, int]:
         return self.weight.shape[2], self.weight.shape[3]
 
-    def step(self, kind: StepKind, **more: Any) -> Step:
-        """This convolution, or the block that has this window, as a step of a chain."""
+    def pad(self) -> Callable[[Tensor], Padding4]:
+        """The padding for an input."""
+        padding, kernel, stride, dilation = self.padding, self.kernel, self.stride, self.dilation
+        if padding is not None:
+            return lambda _: padding
+        return lambda x: resolve_padding("same", x.shape[2:], kernel, stride, dilation)
+
+    def steps(self, kind: StepKind, **more: Any) -> tuple[Step, ...] | None:
+        """This convolution, or the block that has this window, as a chain of one step, if it can be
+        one for every size of the input."""
+        if self.padding is None:
+            return None
         fields: dict[str, Any] = {
             "out_channels": self.weight.shape[0],
             "kernel": self.kernel,
@@ -50,11 +62,13 @@ class Stage(NamedTuple):
             "dilation": self.dilation,
             "out_activation": self.activation,
         }
-        return Step(kind, **(fields | more))
+        return (Step(kind, **(fields | more)),)
 
     @property
     def is_pointwise(self) -> bool:
-        return self.kernel == (1, 1) and self.groups == 1 and self.padding == (0, 0, 0, 0)
+        # A 1x1 window is never padded by "same".
+        unpadded = self.padding is None or self.padding == (0, 0, 0, 0)
+        return self.kernel == (1, 1) and self.groups == 1 and unpadded
 
     @property
     def is_depthwise(self) -> bool:
@@ -65,23 +79,63 @@ def read_stage(
     convolution: nn.Module, norm: nn.Module | None = None, activation: nn.Module | None = None
 ) -> Stage | None:
     """Folds convolution -> norm -> activation; None if that is not what these modules compute."""
-    name = of_module(activation)
-    padding = _padding(convolution)
-    if name is None or padding is None or not isinstance(convolution, nn.Conv2d):
+    if not is_convolution(convolution) or not isinstance(convolution, nn.Conv2d):
         return None
     source, bias = convolution.weight, convolution.bias
     weight: Tensor = source
     if not are_native(weight, bias):
         return None
     if norm is not None and type(norm) is not nn.Identity:
-        if not isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) or norm.training:
+        if not is_norm(norm) or norm.training:
             return None
+        inner = norm_activation(norm)
+        if inner is not None:
+            if activation is not None:
+                return None
+            activation = inner
         mean, var, gamma, beta = norm.running_mean, norm.running_var, norm.weight, norm.bias
-        if mean is None or var is None or not are_native(mean, var, gamma, beta):
+        if not all(isinstance(t, Tensor) for t in (mean, var)):
+            return None
+        if not are_native(mean, var, gamma, beta):
             return None
         weight, bias = fold_batch_norm(weight, bias, mean, var, gamma, beta, norm.eps)
+    name = of_module(activation)
+    if name is None:
+        return None
     stride, dilation = _two(convolution.stride), _two(convolution.dilation)
+    padding = _padding(convolution, stride)
     return Stage(weight, bias, stride, padding, dilation, convolution.groups, CODES[name], source)
+
+
+def is_convolution(module: nn.Module | None) -> bool:
+    """Whether this computes what torch.nn.Conv2d does, or with TensorFlow's "same" padding."""
+    from .conv2d import Conv2d  # which is itself made of these parts
+
+    kind = original_class(module)
+    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        return False
+    return kind is nn.Conv2d or kind is Conv2d or kind.__name__ == _SAME_CONVOLUTION
+
+
+def is_norm(module: nn.Module | None) -> bool:
+    """Whether this is a BatchNorm that can be folded: PyTorch's, one with an activation behind it
+    as in timm, or torchvision's frozen one."""
+    if type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm):
+        return True
+    if isinstance(module, nn.BatchNorm2d):
+        return norm_activation(module) is not None
+    return type(module).__name__ == "FrozenBatchNorm2d" and hasattr(module, "running_var")
+
+
+def norm_activation(module: nn.Module | None) -> nn.Module | None:
+    """The activation inside a norm, None where there is none."""
+    children = {} if module is None else module._modules
+    if not isinstance(children.get("drop"), nn.Identity):
+        return None
+    return children.get("act")
+
+
+_SAME_CONVOLUTION = "Conv2dSame"  # timm's, and what copied it
 
 
 def read_sequence(modules: nn.Module | None) -> Stage | None:
@@ -110,12 +164,8 @@ def native_convolution(stage: Stage | None, pack: bool) -> Native | None:
     """The native op for one convolution, if there is one."""
     if stage is None:
         return None
-    stride, padding, dilation, activation = (
-        stage.stride,
-        stage.padding,
-        stage.dilation,
-        stage.activation,
-    )
+    stride, dilation, activation = stage.stride, stage.dilation, stage.activation
+    pad = stage.pad()
     weight, bias = stage.operands(pack)
     if stage.is_pointwise:
         return Native(
@@ -123,23 +173,23 @@ def native_convolution(stage: Stage | None, pack: bool) -> Native | None:
                 x, weight, bias, stride, activation, None, None, packed
             ),
             pack_pointwise(stage.weight, stage.bias) if pack else None,
-            stage.step(StepKind.POINTWISE),
+            stage.steps(StepKind.POINTWISE),
         )
     if stage.is_depthwise:
         return Native(
             lambda packed, x: DEPTHWISE.infer(
-                x, weight, bias, stride, padding, dilation, activation, packed
+                x, weight, bias, stride, pad(x), dilation, activation, packed
             ),
             pack_depthwise(stage.weight, stage.bias) if pack else None,
-            stage.step(StepKind.DEPTHWISE),
+            stage.steps(StepKind.DEPTHWISE),
         )
-    if stage.groups == 1 and dilation == (1, 1) and weight.shape[1] <= _STEM_CHANNELS:
+    if stage.groups == 1 and dilation == (1, 1):
         return Native(
             lambda packed, x: CONV2D_BIAS_ACT.infer(
-                x, weight, bias, stride, padding, activation, packed
+                x, weight, bias, stride, pad(x), activation, packed
             ),
             pack_pointwise(stage.weight, stage.bias) if pack else None,
-            stage.step(StepKind.CONV2D_BIAS_ACT),
+            stage.steps(StepKind.CONV2D_BIAS_ACT),
         )
     return None
 
@@ -153,18 +203,16 @@ def native_pooled(stage: Stage | None, pack: bool) -> Native | None:
     return Native(
         lambda packed, x: POOL.infer(x, weight, bias, activation, packed),
         pack_pointwise(stage.weight, stage.bias) if pack else None,
-        stage.step(StepKind.POOL),
+        stage.steps(StepKind.POOL),
     )
 
 
-def _padding(convolution: nn.Module) -> tuple[int, int, int, int] | None:
-    from .conv2d import Conv2d  # which is itself made of these parts
-
-    if type(convolution) is not nn.Conv2d and type(convolution) is not Conv2d:
-        return None
-    if convolution.padding_mode != "zeros":
-        return None
+def _padding(convolution: nn.Conv2d, stride: tuple[int, int]) -> Padding4 | None:
     padding = convolution.padding
+    if original_class(convolution).__name__ == _SAME_CONVOLUTION:
+        if stride != (1, 1):
+            return None
+        padding = "same"
     if padding == "valid":
         return 0, 0, 0, 0
     if isinstance(padding, str):  # PyTorch's "same": the stride is 1

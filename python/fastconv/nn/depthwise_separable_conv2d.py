@@ -88,18 +88,18 @@ def native_separable(
     if pack:
         packed = pack_separable(depthwise.weight, depthwise.bias, pointwise.weight, pointwise.bias)
     weights = (*depthwise.operands(pack), *pointwise.operands(pack))
-    rest = (depthwise.stride, depthwise.padding, depthwise.dilation, depthwise.activation)
-    activation = pointwise.activation
+    stride, pad, dilation = depthwise.stride, depthwise.pad(), depthwise.dilation
+    activations = depthwise.activation, pointwise.activation
     return Native(
         lambda packed, x: OPS.infer(
-            x, *weights, *rest, activation, x if residual else None, packed
+            x, *weights, stride, pad(x), dilation, *activations, x if residual else None, packed
         ),
         packed,
-        depthwise.step(
+        depthwise.steps(
             StepKind.INVERTED_RESIDUAL,
             out_channels=pointwise.weight.shape[0],
             activation=depthwise.activation,
-            out_activation=activation,
+            out_activation=pointwise.activation,
             residual=residual,
         ),
     )

@@ -119,11 +119,12 @@ def native_inverted_residual(
     if pack:
         packed = pack_inverted_residual(*_flat([s and (s.weight, s.bias) for s in stages]))
     weights = _flat([s and s.operands(pack) for s in stages])
-    rest: tuple[Any, ...] = (depthwise.stride, depthwise.padding, depthwise.dilation, activation)
+    stride, pad, dilation = depthwise.stride, depthwise.pad(), depthwise.dilation
+    rest: tuple[Any, ...] = (dilation, activation)
     rest += ((), CODES["none"], CODES["sigmoid"]) if excite is None else excite
-    step = None
+    steps = None
     if excite is None:
-        step = depthwise.step(
+        steps = depthwise.steps(
             StepKind.INVERTED_RESIDUAL,
             out_channels=project.weight.shape[0],
             mid_channels=0 if expand is None else expand.weight.shape[0],
@@ -132,9 +133,11 @@ def native_inverted_residual(
             residual=residual,
         )
     return Native(
-        lambda packed, x: OPS.infer(x, *weights, *rest, x if residual else None, packed),
+        lambda packed, x: OPS.infer(
+            x, *weights, stride, pad(x), *rest, x if residual else None, packed
+        ),
         packed,
-        step,
+        steps,
     )
 
 

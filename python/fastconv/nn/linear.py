@@ -34,5 +34,5 @@ class Linear(FusedModule, nn.Linear):
         return Native(
             lambda packed, x: OPS.infer(x, weight, bias, packed),
             pack_pointwise(weight, bias) if pack else None,
-            Step(StepKind.LINEAR, weight.shape[0]),
+            (Step(StepKind.LINEAR, weight.shape[0]),),
         )

@@ -1,0 +1,72 @@
+"""Several native forms, one after the other, as one."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from ..folding import pack_buffer
+from ..ops._sequential import Step, StepKind, sequential
+from ._fused import Native
+
+Maker = Callable[[], Native | None]
+
+
+def are_steps(steps: Sequence[Step]) -> bool:
+    """Whether the native chain takes these: a dense convolution only as the first."""
+    return all(step.kind is not StepKind.CONV2D_BIAS_ACT for step in steps[1:])
+
+
+def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native | None:
+    """One native call for what the makers give, all of them packed and with steps.
+
+    There is one copy of the packed weights: each form is made when its turn comes, moved into its
+    place, and told of that. From the end, where the largest is, to need less memory meanwhile.
+
+    Args:
+        weights: of all the forms, unpacked: they say how much room is needed
+    """
+    room = pack_buffer(weights)
+    steps: tuple[Step, ...] = ()
+    begin = len(room)
+    adopters: list[tuple[Callable[[Tensor], None], int, int]] = []
+    for make in reversed(makers):
+        native = make()
+        if native is None or native.steps is None or native.packed is None:
+            return None
+        steps = native.steps + steps
+        end, begin = begin, begin - len(native.packed)
+        if begin < 0:
+            return None
+        moved = room[begin:end].copy_(native.packed)
+        if native.adopt is not None:
+            native.adopt(moved)
+            adopters.append((native.adopt, begin, end))
+    if not are_steps(steps):
+        return None
+    first = begin
+    numbers = [number for step in steps for number in step.numbers()]
+
+    def adopt(packed: Tensor) -> None:
+        for adopt_part, begin, end in adopters:
+            adopt_part(packed[begin - first : end - first])
+
+    return Native(lambda packed, x: _run(x, numbers, packed), room[first:], steps, adopt)
+
+
+def _run(input: Tensor, numbers: list[int], packed: Tensor | None) -> Tensor:
+    assert packed is not None
+    return sequential(input, numbers, packed)
+
+
+def composed(natives: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+    """One function for several, one after the other."""
+    parts = tuple(natives)
+
+    def run(input: Tensor) -> Tensor:
+        for part in parts:
+            input = part(input)
+        return input
+
+    return run
+
+
