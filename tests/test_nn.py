@@ -21,8 +21,8 @@ from fastconv.nn import (
     SqueezeExcite,
 )
 
-NATIVE_OPS = {
-    "dense": (lambda: Conv2d(8, 12, 3, padding=1), (2, 8, 7, 9), "conv2d_bias_act"),  # id: (make, input's shape, native op)
+NATIVE_OPS = {  # id: (make, input's shape, native op)
+    "dense": (lambda: Conv2d(8, 12, 3, padding=1), (2, 8, 7, 9), "conv2d_bias_act"),
     "pointwise": (lambda: Conv2d(24, 40, 1), (2, 24, 9, 7), "pointwise_conv2d"),
     "pointwise-stride": (lambda: Conv2d(8, 9, 1, 2), (1, 8, 9, 7), "pointwise_conv2d"),
     "depthwise": (

@@ -13,6 +13,9 @@ from .ops import (
     pointwise_conv2d_pool,
     squeeze_excite,
 )
+from .report import report
+from .summary import summary
+from .swap import fold, restore, swap
 
 __version__ = "0.1.0"
 
@@ -22,6 +25,7 @@ __all__ = [
     "conv2d_bias_act",
     "depthwise_conv2d",
     "depthwise_separable_conv2d",
+    "fold",
     "info",
     "inverted_residual",
     "linear",
@@ -29,6 +33,10 @@ __all__ = [
     "nn",
     "pointwise_conv2d",
     "pointwise_conv2d_pool",
+    "report",
+    "restore",
     "squeeze_excite",
+    "summary",
+    "swap",
     "use_backend",
 ]

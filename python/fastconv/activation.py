@@ -39,11 +39,26 @@ _MODULES: dict[type[nn.Module], str] = {
 }
 
 
+# The same in timm, where it has classes of its own.
+_TIMM_MODULES = {
+    "Swish": "silu",
+    "Sigmoid": "sigmoid",
+    "HardSwish": "hardswish",
+    "HardSigmoid": "hardsigmoid",
+}
+
+
 def activate(x: Tensor, activation: str | int) -> Tensor:
     """Applies an activation, given by name or by code, in plain PyTorch."""
     return _FUNCTIONS[activation if isinstance(activation, str) else NAMES[activation]](x)
 
 
 def of_module(module: nn.Module | None) -> str | None:
-    """The activation's name of a torch.nn module ("none" for no module), or None if it has none."""
-    return "none" if module is None else _MODULES.get(type(module))
+    """The activation's name of a module of torch.nn or timm ("none" for no module), or None if it
+    has none."""
+    if module is None:
+        return "none"
+    kind = type(module)
+    if kind.__module__.startswith("timm.layers."):
+        return _TIMM_MODULES.get(kind.__name__)
+    return _MODULES.get(kind)

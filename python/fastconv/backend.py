@@ -24,13 +24,13 @@ class BackendError(RuntimeError):
     """The backend that was asked for cannot run this call; the message says why."""
 
 
-def _checked(name: str, where: str) -> str:
+def checked(name: str, where: str) -> str:
     if name not in NAMES:
         raise ValueError(f"{where} must be one of {', '.join(NAMES)}, got {name!r}")
     return name
 
 
-_active = _checked(os.environ.get("FASTCONV_BACKEND") or "auto", "FASTCONV_BACKEND")
+_active = checked(os.environ.get("FASTCONV_BACKEND") or "auto", "FASTCONV_BACKEND")
 
 
 def active_backend() -> str:
@@ -55,31 +55,33 @@ def use_backend(name: str) -> Iterator[None]:
         ...     expected = model(image)
     """
     global _active
-    previous, _active = _active, _checked(name, "use_backend: name")
+    previous, _active = _active, checked(name, "use_backend: name")
     try:
         yield
     finally:
         _active = previous
 
 
-def choose(op: str, limit: str | None = None) -> bool:
+def choose(op: str, limit: str | None = None, wish: str = "auto") -> bool:
     """Whether the native kernels run this call; False means the reference does.
 
     Args:
         op: name for the message.
         limit: why the native kernels cannot run this call, None if they can.
+        wish: the backend of this module, where none is active for all.
     """
-    if _active == "reference":
+    name = wish if _active == "auto" else _active
+    if name == "reference":
         return False
-    if _active == "auto" or _active == "native":
+    if name == "auto" or name == "native":
         limit = limit or NATIVE_MISSING or _surroundings()
         if limit is None:
             return True
-        if _active == "auto":
+        if name == "auto":
             return False
     else:
         limit = "this version has no GPU kernels"
-    raise BackendError(f"{op}: backend {_active!r} cannot run this call: {limit}")
+    raise BackendError(f"{op}: backend {name!r} cannot run this call: {limit}")
 
 
 def _surroundings() -> str | None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import classify
+from . import _commands, classify
 from .info import info
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ def _run_info(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = (_add_info, classify.add_parser)
+_COMMANDS = (
+    _add_info,
+    classify.add_parser,
+    _commands.add_summary,
+    _commands.add_report,
+    _commands.add_bench,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

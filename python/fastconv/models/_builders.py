@@ -1,15 +1,48 @@
 """Networks by name."""
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from ._features import FeatureNetwork
 from ._weights import Weights
+from .efficientnet import (
+    efficientnet_b0,
+    efficientnet_b1,
+    efficientnet_b2,
+    efficientnet_b3,
+    efficientnet_b4,
+    efficientnet_b5,
+    efficientnet_b6,
+    efficientnet_b7,
+)
+from .efficientnet_v2 import efficientnet_v2_l, efficientnet_v2_m, efficientnet_v2_s
+from .mobilenet_v1 import mobilenet_v1
 from .mobilenet_v2 import mobilenet_v2
+from .mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {"mobilenet_v2": mobilenet_v2}
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    builder.__name__: builder
+    for builder in (
+        mobilenet_v1,
+        mobilenet_v2,
+        mobilenet_v3_large,
+        mobilenet_v3_small,
+        efficientnet_b0,
+        efficientnet_b1,
+        efficientnet_b2,
+        efficientnet_b3,
+        efficientnet_b4,
+        efficientnet_b5,
+        efficientnet_b6,
+        efficientnet_b7,
+        efficientnet_v2_s,
+        efficientnet_v2_m,
+        efficientnet_v2_l,
+    )
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -17,21 +50,32 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Example:
         >>> fastconv.models.list_models("mobilenet*")
-        ['mobilenet_v2']
+        ['mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small']
     """
     return sorted(fnmatch.filter(_BUILDERS, pattern))
 
 
-def create_model(name: str, *, weights: Weights = None, **kwargs: Any) -> nn.Module:
+def create_model(
+    name: str,
+    *,
+    weights: Weights = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
     """Builds a network by name.
 
     Args:
         name: one of :func:`list_models`
         weights: as for the network's own function, e.g. :func:`mobilenet_v2`
-        kwargs: for the network's class, such as num_classes
+        features_only: whether to leave the classifier out and return a list of the feature maps
+            with 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size; see :class:`FeatureNetwork`
+        out_indices: which of these maps, such as (2, 3, 4); None for all
+        kwargs: for the network's class, such as num_classes or in_chans
 
     Raises:
-        ValueError: if there is no network of that name, or the weights do not fit.
+        ValueError: if there is no network of that name, no such feature map, or the weights do not
+            fit.
 
     Example:
         >>> model = fastconv.models.create_model("mobilenet_v2", num_classes=10)
@@ -40,4 +84,9 @@ def create_model(name: str, *, weights: Weights = None, **kwargs: Any) -> nn.Mod
         raise ValueError(
             f"create_model: name must be one of {', '.join(list_models())}, got {name!r}"
         )
-    return _BUILDERS[name](weights=weights, **kwargs)
+    if out_indices is not None and not features_only:
+        raise ValueError(
+            f"create_model: out_indices must be left out without features_only, got {out_indices!r}"
+        )
+    network = _BUILDERS[name](weights=weights, **kwargs)
+    return FeatureNetwork(network, out_indices) if features_only else network

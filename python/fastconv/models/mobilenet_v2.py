@@ -12,6 +12,7 @@ from ..nn import Conv2dNormAct, InvertedResidual, Linear
 from ..nn._chain import native_chain
 from ..nn._fused import FusedModule, Native
 from ..nn._parts import are_native
+from ._common import check_in_chans, initialize, round_channels
 from ._weights import Weights, load_published
 
 # As torchvision publishes them, with ImageNet accuracies of 71.878 % and 72.154 %.
@@ -47,6 +48,7 @@ class MobileNetV2(FusedModule):
         block: a module class, called as :class:`fastconv.nn.InvertedResidual`
         norm_layer: a module class, torch.nn.BatchNorm2d by default
         dropout: probability, before the classifier
+        in_chans: input channels
 
     Example:
         >>> model = fastconv.models.MobileNetV2(num_classes=10).eval()
@@ -64,8 +66,10 @@ class MobileNetV2(FusedModule):
         block: Callable[..., nn.Module] | None = None,
         norm_layer: Callable[..., nn.Module] | None = None,
         dropout: float = 0.2,
+        in_chans: int = 3,
     ) -> None:
         super().__init__()
+        check_in_chans("MobileNetV2", in_chans)
         block = block or InvertedResidual
         norm_layer = norm_layer or nn.BatchNorm2d
         setting = _SETTING if inverted_residual_setting is None else inverted_residual_setting
@@ -75,11 +79,11 @@ class MobileNetV2(FusedModule):
                 f"{inverted_residual_setting!r}"
             )
         kinds: dict[str, Any] = {"norm_layer": norm_layer, "activation_layer": nn.ReLU6}
-        channels = _round_channels(32 * width_mult, round_nearest)
-        self.last_channel = _round_channels(1280 * max(1.0, width_mult), round_nearest)
-        layers: list[nn.Module] = [Conv2dNormAct(3, channels, stride=2, **kinds)]
+        channels = round_channels(32 * width_mult, round_nearest)
+        self.last_channel = round_channels(1280 * max(1.0, width_mult), round_nearest)
+        layers: list[nn.Module] = [Conv2dNormAct(in_chans, channels, stride=2, **kinds)]
         for expand_ratio, row_channels, blocks, first_stride in setting:
-            oup = _round_channels(row_channels * width_mult, round_nearest)
+            oup = round_channels(row_channels * width_mult, round_nearest)
             for index in range(blocks):
                 stride = first_stride if index == 0 else 1
                 layers.append(
@@ -91,8 +95,7 @@ class MobileNetV2(FusedModule):
         self.classifier = nn.Sequential(
             nn.Dropout(p=dropout), Linear(self.last_channel, num_classes)
         )
-        for module in self.modules():
-            _initialize(module)
+        initialize(self)
 
     def forward(self, input: Tensor) -> Tensor:
         # A graph is compiled from the layers: the network's own form exists only packed.
@@ -120,11 +123,12 @@ class MobileNetV2(FusedModule):
         weights = [m.weight for m in inside if isinstance(m, (nn.Conv2d, nn.Linear))]
         if len(weights) == 0 or not are_native(*weights):
             return None
-        if not all(isinstance(layer, FusedModule) for layer, *_ in forms):
-            return None
-        return native_chain(
-            [partial(layer.packed_native, form, dims) for layer, form, dims in forms], weights
-        )
+        makers = [
+            partial(layer.packed_native, form, dims)
+            for layer, form, dims in forms
+            if isinstance(layer, FusedModule)
+        ]
+        return native_chain(makers, weights) if len(makers) == len(forms) else None
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         *body, head = self.features
@@ -157,22 +161,3 @@ def mobilenet_v2(weights: Weights = None, progress: bool = True, **kwargs: Any) 
     """
     model = MobileNetV2(**kwargs)
     return model if weights is None else load_published(model, weights, _PUBLISHED, progress)
-
-
-def _round_channels(channels: float, multiple: int) -> int:
-    """To the nearest multiple, but never down by more than 10 %."""
-    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
-    return rounded + multiple if rounded < 0.9 * channels else rounded
-
-
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0, 0.01)
-        nn.init.zeros_(module.bias)

@@ -11,13 +11,17 @@ from .conv2d import Conv2d, Conv2dNormAct
 from .depthwise_separable_conv2d import DepthwiseSeparableConv2d
 from .inverted_residual import InvertedResidual
 from .linear import Linear
+from .mbconv import FusedMBConv, MBConv, StochasticDepth
 from .squeeze_excite import SqueezeExcite
 
 __all__ = [
     "Conv2d",
     "Conv2dNormAct",
     "DepthwiseSeparableConv2d",
+    "FusedMBConv",
     "InvertedResidual",
     "Linear",
+    "MBConv",
     "SqueezeExcite",
+    "StochasticDepth",
 ]

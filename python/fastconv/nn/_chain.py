@@ -44,18 +44,25 @@ def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native |
     if not are_steps(steps):
         return None
     first = begin
-    numbers = [number for step in steps for number in step.numbers()]
 
     def adopt(packed: Tensor) -> None:
         for adopt_part, begin, end in adopters:
             adopt_part(packed[begin - first : end - first])
 
-    return Native(lambda packed, x: _run(x, numbers, packed), room[first:], steps, adopt)
+    return row_of_steps(steps, room[first:], adopt)
 
 
-def _run(input: Tensor, numbers: list[int], packed: Tensor | None) -> Tensor:
-    assert packed is not None
-    return sequential(input, numbers, packed)
+def row_of_steps(
+    steps: tuple[Step, ...], packed: Tensor, adopt: Callable[[Tensor], None] | None = None
+) -> Native:
+    """One native call for steps whose packed weights lie one after the other."""
+    numbers = [number for step in steps for number in step.numbers()]
+
+    def call(packed: Tensor | None, input: Tensor) -> Tensor:
+        assert packed is not None
+        return sequential(input, numbers, packed)
+
+    return Native(call, packed, steps, adopt)
 
 
 def composed(natives: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
@@ -68,5 +75,3 @@ def composed(natives: Sequence[Callable[[Tensor], Tensor]]) -> Callable[[Tensor]
         return input
 
     return run
-
-

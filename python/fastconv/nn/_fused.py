@@ -48,6 +48,7 @@ class FusedModule(nn.Module):
     """A module that has a native op for the whole of it. Subclasses give the two methods below."""
 
     _input_dims = 4
+    _backend = "auto"  # fastconv.swap can wish for another
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         """What the module computes, in ordinary PyTorch."""
@@ -68,7 +69,7 @@ class FusedModule(nn.Module):
         """What to run instead of the plain forward; None for that."""
         if self.training or (torch.is_grad_enabled() and self._wants_gradient(input)):
             return None
-        if not backend.choose(type(self).__name__, self._limit(input)):
+        if not backend.choose(type(self).__name__, self._limit(input), self._backend):
             return None
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
             native = None if _is_hooked(self) else self._fuse(kind, False)
@@ -102,6 +103,12 @@ class FusedModule(nn.Module):
         if fused is None or fused.native is None:
             return None
         return fused.native._replace(adopt=fused.adopt)
+
+    def unpacked_native(self, kind: str, dims: int) -> Native | None:
+        """The native form that packs at each call: for graphs, and to know what it would be."""
+        if self.training or self._input_dims != dims or not self._runs_natively_as_it_is():
+            return None
+        return self._fuse(kind, False)
 
     def _runs_natively_as_it_is(self) -> bool:
         """Whether nobody has put another forward in the place of this class's."""
@@ -141,7 +148,7 @@ class FusedModule(nn.Module):
         return state
 
 
-def original_class(module: object) -> type:
+def original_class(module: object) -> Any:
     """The class of a module, or what it was before :func:`fastconv.swap`."""
     kind = type(module)
     return getattr(kind, "_fastconv_original", kind)
@@ -175,8 +182,8 @@ class _Fused:
         self._isa_generation = backend.isa_generation
         inner = modules[1:]
         hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
-        # A forward that was put on the layer itself is as good as a hook.
-        own = [(layer.__dict__, "forward", ...) for layer in layers]
+        # A forward that was put on a module itself is as good as a hook.
+        own: Slots = [(module.__dict__, "forward", ...) for module in inner]
         self._unhooked = Watch(own, [(hook, 0) for hook in hooks], [])
 
     def adopt(self, packed: Tensor) -> None:
@@ -208,7 +215,9 @@ def _settings(module: nn.Module) -> tuple[str, ...]:
 
 def _is_hooked(root: nn.Module) -> bool:
     return any(
-        len(module._forward_hooks) > 0 or len(module._forward_pre_hooks) > 0
+        len(module._forward_hooks) > 0
+        or len(module._forward_pre_hooks) > 0
+        or "forward" in module.__dict__
         for module in root.modules()
         if module is not root
     )

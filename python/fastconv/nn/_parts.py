@@ -93,12 +93,12 @@ def read_stage(
             if activation is not None:
                 return None
             activation = inner
-        mean, var, gamma, beta = norm.running_mean, norm.running_var, norm.weight, norm.bias
-        if not all(isinstance(t, Tensor) for t in (mean, var)):
+        statistics: Any = norm  # whose class may be none of PyTorch's
+        mean, var = statistics.running_mean, statistics.running_var
+        gamma, beta = statistics.weight, statistics.bias
+        if mean is None or var is None or not are_native(mean, var, gamma, beta):
             return None
-        if not are_native(mean, var, gamma, beta):
-            return None
-        weight, bias = fold_batch_norm(weight, bias, mean, var, gamma, beta, norm.eps)
+        weight, bias = fold_batch_norm(weight, bias, mean, var, gamma, beta, statistics.eps)
     name = of_module(activation)
     if name is None:
         return None

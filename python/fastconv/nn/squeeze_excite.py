@@ -46,11 +46,7 @@ class SqueezeExcite(FusedModule):
         return input * self.scale_activation(scale)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
-        parts = read_squeeze_excite(self)
-        if parts is None:
-            return None
-        (w1, b1, w2, b2), activation, gate = parts
-        return Native(lambda _, x: OPS.infer(x, w1, b1, w2, b2, activation, gate), None, None)
+        return native_excite(read_squeeze_excite(self))
 
 
 class Excite(NamedTuple):
@@ -65,14 +61,28 @@ def read_squeeze_excite(module: nn.Module) -> Excite | None:
     """The parts of a SqueezeExcite, or None if they are not what the native ops compute."""
     if type(module) is not SqueezeExcite or type(module.avgpool) is not nn.AdaptiveAvgPool2d:
         return None
-    reduce, expand = read_stage(module.fc1, None, module.activation), read_stage(module.fc2)
-    gate = of_module(module.scale_activation)
-    if reduce is None or expand is None or gate not in GATES:
+    return read_excite(module.fc1, module.activation, module.fc2, module.scale_activation)
+
+
+def read_excite(
+    reduce: nn.Module, activation: nn.Module, expand: nn.Module, gate: nn.Module
+) -> Excite | None:
+    """The four modules that a squeeze-and-excitation consists of, beside the pooling."""
+    first, second, name = read_stage(reduce, None, activation), read_stage(expand), of_module(gate)
+    if first is None or second is None or name not in GATES:
         return None
-    if not _is_plain(reduce) or not _is_plain(expand):
+    if not _is_plain(first) or not _is_plain(second):
         return None
-    tensors = (reduce.weight, reduce.bias, expand.weight, expand.bias)
-    return Excite(tensors, reduce.activation, CODES[gate])
+    tensors = (first.weight, first.bias, second.weight, second.bias)
+    return Excite(tensors, first.activation, CODES[name])
+
+
+def native_excite(parts: Excite | None) -> Native | None:
+    """The native op for a squeeze-and-excitation alone."""
+    if parts is None:
+        return None
+    (w1, b1, w2, b2), activation, gate = parts
+    return Native(lambda _, x: OPS.infer(x, w1, b1, w2, b2, activation, gate), None, None)
 
 
 def _is_plain(stage: Stage) -> bool:

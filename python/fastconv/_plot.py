@@ -1,0 +1,60 @@
+"""``fastconv bench --plot``: the times as bars."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ._bench import OURS, Result
+from ._resolve import ResolveError
+
+
+def check(path: str) -> None:
+    """Whether a picture can be written there, before much time is spent on its contents.
+
+    Raises:
+        ResolveError: if it cannot.
+    """
+    known = _figure().canvas.get_supported_filetypes()
+    suffix = Path(path).suffix.lower().lstrip(".")
+    if suffix not in known:
+        raise ResolveError(f"--plot must end in one of {', '.join(sorted(known))}, got {path}")
+    if not Path(path).resolve().parent.is_dir():
+        raise ResolveError(f"--plot must be in a folder that exists, got {path}")
+
+
+def draw(results: Sequence[Result], path: str) -> None:
+    """Write a picture with one panel of bars per network."""
+    figure = _figure(figsize=(7, 0.9 + sum(0.5 + 0.28 * len(r.timings) for r in results)))
+    heights = [len(result.timings) for result in results]
+    panels = figure.subplots(len(results), 1, squeeze=False, height_ratios=heights)
+    for panel, result in zip(panels[:, 0], results, strict=True):
+        rows = result.rows()
+        names = [row["runs_on"] for row in rows]
+        colors = ["#d1495b" if name == OURS else "#8d99ae" for name in names]
+        bars = panel.barh(names, [row["ms"] for row in rows], color=colors)
+        panel.bar_label(bars, [f"{row['ms']:.3g} ({row['ratio']:.2f}x)" for row in rows], padding=3)
+        panel.invert_yaxis()
+        panel.margins(x=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_title(result.network.name, loc="left", fontsize="medium")
+    options = results[0].options
+    panels[-1, 0].set_xlabel(
+        f"ms per batch of {options.batch}, {options.size}x{options.size}, "
+        f"{options.threads} thread{'s' * (options.threads > 1)}; less is better"
+    )
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ResolveError(f"--plot must be a file to write to, got {path} ({error})") from error
+
+
+def _figure(**options: Any) -> Any:
+    # Not pyplot: it would look for a display.
+    try:
+        module = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise ResolveError("--plot needs matplotlib: pip install matplotlib") from error
+    return module.Figure(layout="constrained", **options)

@@ -1,0 +1,327 @@
+"""What a module could be run as, read from its structure: from the kinds, the shapes and the order
+of the modules inside it, whatever its class is called.
+
+The structure does not say all: whether the input is added, or that a ReLU is a function call.
+Where it leaves a doubt there are several recipes, and :mod:`fastconv._swapped` takes the one that
+computes what the module does, or none.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .activation import CODES, activate, of_module
+from .nn._chain import are_steps, composed, native_chain
+from .nn._fused import FusedModule, Native, original_class
+from .nn._parts import Stage, is_convolution, native_convolution
+from .nn._units import Unit, excite_parts, first_unit, is_identity, leaves, native_units, units
+from .ops._sequential import Step
+from .ops.pointwise_conv2d import OPS as POINTWISE
+
+_MOST_CONVOLUTIONS = 4  # in a block that is read as a whole
+
+
+class Recipe(NamedTuple):
+    """One way to run a module.
+
+    Args:
+        name: for the report
+        units: whose convolutions this runs
+        channels: of the input
+        build: the native form, of whether to pack
+        certain: whether the structure leaves no doubt
+        method: what of the module it replaces
+    """
+
+    name: str
+    units: tuple[Unit, ...]
+    channels: int
+    build: Callable[[bool], Native | None]
+    certain: bool = False
+    method: str = "forward"
+
+
+def recipes(module: nn.Module) -> Iterator[Recipe]:
+    """All recipes for a module, the likeliest first."""
+    if isinstance(module, nn.Conv2d):
+        if is_supported(module):
+            yield _units_recipe([Unit(module)], certain=original_class(module) is nn.Conv2d)
+    elif is_sequential(module):
+        recipe = _sequence_recipe(list(module.children()), "forward")
+        if recipe is not None:
+            yield recipe
+    else:
+        yield from _residual_branch(module)
+        yield from _block(module)
+        yield from _features(module)
+
+
+def is_sequential(module: nn.Module) -> bool:
+    """Whether its forward calls its children one after the other."""
+    forward = original_class(module).forward
+    return isinstance(module, nn.Sequential) and forward is nn.Sequential.forward
+
+
+def _channels(row: Sequence[Unit]) -> int:
+    first = row[0].convolution if row[0].excite is None else row[0].excite[0]
+    return int(first.in_channels)  # type: ignore[arg-type]
+
+
+def _units_recipe(
+    row: Sequence[Unit], residual: bool = False, end: str = "none", certain: bool = False
+) -> Recipe:
+    build = partial(_build_units, tuple(row), residual, end)
+    return Recipe(_name(row), tuple(row), _channels(row), build, certain)
+
+
+def _build_units(row: tuple[Unit, ...], residual: bool, end: str, pack: bool) -> Native | None:
+    return native_units(row, residual, pack, end)
+
+
+def _name(row: Sequence[Unit]) -> str:
+    kinds = [_kind(unit) for unit in row]
+    plain = [kind for kind in kinds if kind != "squeeze_excite"]
+    if plain == ["pointwise_conv2d", "depthwise_conv2d", "pointwise_conv2d"]:
+        return "inverted_residual"
+    if plain == ["depthwise_conv2d", "pointwise_conv2d"]:
+        return "depthwise_separable_conv2d" if len(plain) == len(kinds) else "inverted_residual"
+    return " + ".join(kinds)
+
+
+def _kind(unit: Unit) -> str:
+    convolution = unit.convolution
+    if unit.excite is not None or not isinstance(convolution, nn.Conv2d):
+        return "squeeze_excite"
+    if convolution.groups == convolution.in_channels > 1:
+        return "depthwise_conv2d"
+    if convolution.groups == 1 and convolution.kernel_size == (1, 1):
+        return "pointwise_conv2d"
+    return "conv2d_bias_act"
+
+
+def _block(module: nn.Module) -> Iterator[Recipe]:
+    """Blocks that run what is in them in the order in which it was registered."""
+    parts = excite_parts(module)
+    if parts is not None:
+        yield _units_recipe([Unit(module, excite=parts)])
+    inside = leaves(module)
+    row = units(inside) if inside else None
+    if not row or sum(unit.excite is None for unit in row) > _MOST_CONVOLUTIONS:
+        return
+    if not all(unit.excite or is_supported(unit.convolution) for unit in row):
+        return
+    yield _units_recipe(row)
+    if _keeps_shape(row):
+        yield _units_recipe(row, residual=True)
+    if len(row) == 1 and not row[0].has_activation:
+        yield _units_recipe(row, end="relu")
+
+
+def _keeps_shape(row: Sequence[Unit]) -> bool:
+    convolutions = [u.convolution for u in row if isinstance(u.convolution, nn.Conv2d)]
+    if not convolutions or any(set(c.stride) != {1} for c in convolutions):
+        return False
+    return convolutions[-1].out_channels == _channels(row)
+
+
+def _residual_branch(module: nn.Module) -> Iterator[Recipe]:
+    """ResNet's blocks: conv1, bn1 and so on, an optional downsample, one activation at the end."""
+    parts = module._modules
+    names = [str(n) for n in (1, 2, 3) if f"conv{n}" in parts and f"bn{n}" in parts]
+    if len(names) < 2 or not hasattr(module, "downsample"):
+        return
+    special = {"relu", "downsample", *(f"{k}{n}" for n in names for k in ("conv", "bn", "act"))}
+    others = [m for name, m in parts.items() if name not in special and m is not None]
+    if not all(is_identity(other) for other in others):
+        return
+    acts = [parts.get(f"act{n}") or parts.get("relu") for n in names]
+    end = of_module(acts[-1])
+    if end is None or any(act is None for act in acts):
+        return
+    row = [
+        Unit(_part(parts, f"conv{n}"), parts[f"bn{n}"], act)
+        for n, act in zip(names, acts, strict=True)
+    ]
+    row[-1] = row[-1]._replace(activation=None)
+    if not all(is_supported(unit.convolution) for unit in row):
+        return
+    build = partial(_build_residual, tuple(row), parts.get("downsample"), end)
+    yield Recipe(_name(row) + " + residual", tuple(row), _channels(row), build)
+
+
+def _part(parts: dict[str, nn.Module | None], name: str) -> nn.Module:
+    module = parts[name]
+    assert module is not None
+    return module
+
+
+def _build_residual(
+    row: tuple[Unit, ...], downsample: nn.Module | None, end: str, pack: bool
+) -> Native | None:
+    body, last = native_units(row[:-1], False, pack), row[-1].read()
+    if body is None or not isinstance(last, Stage):
+        return None
+    branch = body.run()
+    with_residual = _pointwise_with_residual if last.is_pointwise else _convolution_with_residual
+    project = with_residual(last, end, pack)
+    if project is None:
+        return None
+
+    def call(_: Tensor | None, input: Tensor) -> Tensor:
+        shortcut = input if downsample is None else downsample(input)
+        return project(branch(input), shortcut)
+
+    return Native(call, None, None)
+
+
+def _pointwise_with_residual(
+    stage: Stage, end: str, pack: bool
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    native = native_convolution(stage, pack)
+    packed = None if native is None else native.packed
+    weight, bias = stage.operands(pack)
+    stride, code = stage.stride, CODES[end]
+    return lambda x, shortcut: POINTWISE.infer(
+        x, weight, bias, stride, code, shortcut, None, packed
+    )
+
+
+def _convolution_with_residual(
+    stage: Stage, end: str, pack: bool
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    native = native_convolution(stage, pack)
+    if native is None:
+        return None
+    run = native.run()
+    if end == "relu":
+        return lambda x, shortcut: F.relu_(run(x).add_(shortcut))
+    return lambda x, shortcut: activate(run(x).add_(shortcut), end)
+
+
+def _features(module: nn.Module) -> Iterator[Recipe]:
+    """timm's networks: forward_features runs, one after the other, what was registered before the
+    global pooling."""
+    names = list(module._modules)
+    if not callable(getattr(module, "forward_features", None)) or "global_pool" not in names:
+        return
+    row = [module._modules[name] for name in names[: names.index("global_pool")]]
+    recipe = _sequence_recipe([m for m in row if m is not None], "forward_features")
+    if recipe is not None:
+        yield recipe._replace(certain=False)
+
+
+def _sequence_recipe(modules: Sequence[nn.Module], method: str) -> Recipe | None:
+    """Modules that run one after the other: their convolutions with what follows them, and what
+    has native forms of its own, in as few calls as possible."""
+    items = _items(modules)
+    own = tuple(unit for item in items if isinstance(item, tuple) for unit in item)
+    if not own and not _is_worth_joining(items):
+        return None
+    name = _name(own) if len(items) == 1 and own else "sequential"
+    channels = _channels(own) if own else 0
+    return Recipe(name, own, channels, partial(_build_sequence, items), True, method)
+
+
+Item = tuple[Unit, ...] | nn.Module
+
+
+def _items(modules: Sequence[nn.Module]) -> list[Item]:
+    """Rows of units that have native ops, and the other modules, in their order."""
+    items: list[Item] = []
+    rest = [module for module in modules if not is_identity(module)]
+    while rest:
+        unit, taken = first_unit(rest) if is_convolution(rest[0]) else (None, 0)
+        if unit is None or not is_supported(unit.convolution):
+            items.append(rest.pop(0))
+            continue
+        del rest[:taken]
+        if items and isinstance(items[-1], tuple):
+            items[-1] = (*items[-1], unit)
+        else:
+            items.append((unit,))
+    return items
+
+
+def is_supported(convolution: nn.Module) -> bool:
+    """Whether a native op has this shape of convolution."""
+    if not isinstance(convolution, nn.Conv2d) or not is_convolution(convolution):
+        return False
+    if convolution.groups == 1:
+        return set(convolution.kernel_size) == {1} or set(convolution.dilation) == {1}
+    return convolution.groups == convolution.in_channels == convolution.out_channels
+
+
+def _is_worth_joining(items: Sequence[Item]) -> bool:
+    """Whether two neighbours can be steps of one native call."""
+    steps = [_has_steps(item) for item in items]
+    return any(first and second for first, second in itertools.pairwise(steps))
+
+
+def _has_steps(item: Item) -> bool:
+    native = _native_of(item, False)
+    return native is not None and bool(native.steps) and are_steps(native.steps or ())
+
+
+def _native_of(item: Item, pack: bool) -> Native | None:
+    if isinstance(item, tuple):
+        return native_units(item, False, pack)
+    if not isinstance(item, FusedModule):
+        return None
+    return item.packed_native("forward", 4) if pack else item.unpacked_native("forward", 4)
+
+
+def _build_sequence(items: Sequence[Item], pack: bool) -> Native | None:
+    parts: list[Native | nn.Module] = []
+    group: list[Item] = []
+    for item in [*items, None]:
+        steps = None if item is None else _steps(item)
+        if steps is not None and (not group or are_steps((steps[0], *steps))):
+            group.append(item)  # type: ignore[arg-type]
+            continue
+        if group and not _close(group, parts, pack):
+            return None
+        group = []
+        if item is None:
+            break
+        if steps is not None:
+            group = [item]
+        elif isinstance(item, tuple):
+            native = native_units(item, False, pack)
+            if native is None:
+                return None
+            parts.append(native)
+        else:
+            parts.append(item)
+    if len(parts) == 1 and isinstance(parts[0], Native):
+        return parts[0]
+    known = [part.steps if isinstance(part, Native) else None for part in parts]
+    steps = tuple(step for more in known for step in more or ()) if all(known) else None
+    run = composed([part.run() if isinstance(part, Native) else part for part in parts])
+    return Native(lambda _, x: run(x), None, steps)
+
+
+def _steps(item: Item) -> tuple[Step, ...] | None:
+    native = _native_of(item, False)
+    return None if native is None else native.steps
+
+
+def _close(group: Sequence[Item], parts: list[Native | nn.Module], pack: bool) -> bool:
+    """Makes one native form of neighbours that are steps, and appends it."""
+    if len(group) == 1 or not pack:
+        natives = [_native_of(item, pack) for item in group]
+        parts += [native for native in natives if native is not None]
+        return None not in natives
+    weights = [w for item in group for w in _weights(item)]
+    native = native_chain([partial(_native_of, item, True) for item in group], weights)
+    if native is not None:
+        parts.append(native)
+    return native is not None
+
+
+def _weights(item: Item) -> list[Tensor]:
+    roots = [u.convolution for u in item] if isinstance(item, tuple) else [item]
+    return [m.weight for root in roots for m in root.modules() if isinstance(m, nn.Conv2d)]

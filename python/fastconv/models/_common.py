@@ -1,0 +1,76 @@
+"""What several networks share."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..nn import Conv2dNormAct
+
+
+def round_channels(channels: float, multiple: int = 8) -> int:
+    """To the nearest multiple, but never down by more than 10 %."""
+    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
+    return rounded + multiple if rounded < 0.9 * channels else rounded
+
+
+def check_in_chans(name: str, in_chans: int) -> None:
+    if in_chans < 1:
+        raise ValueError(f"{name}: in_chans must be at least 1, got {in_chans}")
+
+
+def published(*files: str) -> dict[str, str]:
+    """Addresses of torchvision's weights by their names there; the last file is the default."""
+    urls = [f"https://download.pytorch.org/models/{file}.pth" for file in files]
+    return {f"IMAGENET1K_V{i}": url for i, url in enumerate(urls, 1)} | {"DEFAULT": urls[-1]}
+
+
+def normal_linear(module: nn.Linear) -> None:
+    """torchvision's first weights of the MobileNets' classifiers."""
+    nn.init.normal_(module.weight, 0, 0.01)
+
+
+def uniform_linear(module: nn.Linear) -> None:
+    """The first weights of EfficientNet's classifier, from its authors' code."""
+    bound = module.out_features**-0.5
+    nn.init.uniform_(module.weight, -bound, bound)
+
+
+def kaiming_convolution(module: nn.Conv2d) -> None:
+    """torchvision's first weights of convolutions."""
+    nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+
+def initialize(
+    network: nn.Module,
+    linear: Callable[[nn.Linear], None] = normal_linear,
+    convolution: Callable[[nn.Conv2d], None] = kaiming_convolution,
+) -> None:
+    """Random weights; norms and biases are the identity."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            convolution(module)
+        elif isinstance(module, nn.Linear):
+            linear(module)
+        elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            nn.init.ones_(module.weight)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def pooled_features(features: nn.Module, avgpool: nn.Module, input: Tensor) -> Tensor:
+    """Features, pooling and flatten; the last 1x1 convolution and the pooling as one native op
+    where nobody can tell."""
+    parts = list(features) if type(features) is nn.Sequential else []
+    watched = any(m._forward_hooks or m._forward_pre_hooks for m in (features, avgpool))
+    if watched or not _pools_all(avgpool) or not parts or not isinstance(parts[-1], Conv2dNormAct):
+        output: Tensor = avgpool(features(input))
+        return output.flatten(1)
+    for layer in parts[:-1]:
+        input = layer(input)
+    return parts[-1].pooled(input)
+
+
+def _pools_all(module: nn.Module) -> bool:
+    return type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1))

@@ -1,0 +1,247 @@
+"""The drop-in swap: a model's own blocks become native, and everything else about it stays."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from . import backend as backends
+from ._recipes import Recipe, is_sequential
+from ._swapped import Swapped, evaluating, find_form, remember, swapped_class, verified_error
+from .nn._fused import FusedModule, original_class
+from .nn._parts import is_norm, norm_activation, read_stage
+
+Model = TypeVar("Model", bound=nn.Module)
+Filter = Callable[[nn.Module, str], bool]
+
+_STRIDES = "_fastconv_strides"  # that the weights had
+
+
+def swap(
+    model: Model,
+    *,
+    backend: str = "auto",
+    filter_fn: Filter | None = None,
+    memory_format: torch.memory_format | None = torch.channels_last,
+    dtype: torch.dtype | None = None,
+    verify: bool = False,
+    example_inputs: Any = None,
+) -> Model:
+    """Makes a model's convolutions and blocks native, in place; says so if it finds none.
+
+    Blocks are recognized by their structure: inverted residuals, depthwise-separable and residual
+    blocks, squeeze-and-excitations, a convolution with its BatchNorm and activation, whatever their
+    classes are called; where the structure leaves a doubt, a copy with random weights is run and
+    compared. Parameters, buffers, keys of the state_dict, submodules, names, hooks and modes stay
+    what they are: each swapped module becomes an object of a subclass of its class.
+
+    In eval mode, where no gradient is wanted, it runs native ops on folded and packed weights,
+    which are made anew when a parameter, a statistic or a submodule changes. Everywhere else
+    (training, other dtypes and devices, export, tracing, hooks inside) its own forward runs.
+
+    Args:
+        model: any module, in train or eval mode
+        backend: as for :func:`use_backend`, for this model's blocks where no other is active
+        filter_fn: called with a module and its name; False leaves it and all inside alone
+        memory_format: for the weights of what is swapped, None to leave them
+        dtype: converts the model to it first; the native CPU kernels compute in float32
+        verify: compare each swapped block with its own forward, on `example_inputs`; the errors are
+            in the report
+        example_inputs: a tensor, or a tuple of the arguments of the model; by default one random
+            image of 224 x 224
+
+    Returns:
+        the same model
+
+    Raises:
+        TypeError: if the model is not a torch.nn.Module.
+        ValueError: for an unknown backend.
+        RuntimeError: with `verify`, if a block computes something else than its own forward.
+
+    Example:
+        >>> model = fastconv.swap(torchvision.models.mobilenet_v2().eval())
+        >>> print(fastconv.report(model))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"swap: model must be a torch.nn.Module, got {type(model).__name__}")
+    backends.checked(backend, "swap: backend")
+    if dtype is not None:
+        model.to(dtype)
+    before = {id(m) for m in model.modules() if isinstance(m, Swapped)}
+    with evaluating(model):
+        _swap_inside(model, "", filter_fn or (lambda module, name: True))
+    swapped = [m for m in model.modules() if isinstance(m, Swapped)]
+    for module in swapped:
+        remember(module, backend=backend)
+    if not any(isinstance(module, FusedModule) for module in model.modules()):
+        warnings.warn(
+            f"swap: {type(model).__name__} has nothing that fastconv could run: it is unchanged. "
+            "fastconv.report(model) says why",
+            stacklevel=2,
+        )
+        return model
+    if memory_format is not None:
+        _lay_out([m for m in swapped if id(m) not in before], memory_format)
+    if verify:
+        _verify(model, example_inputs)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Undoes :func:`swap`, exactly: classes, and where in memory each weight's elements lie.
+
+    Args:
+        model: any module; the values of parameters and buffers are not touched
+
+    Returns:
+        the same model
+
+    Example:
+        >>> model = fastconv.restore(fastconv.swap(model))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"restore: model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in list(model.modules()):
+        if isinstance(module, Swapped):
+            strides = module.__dict__.get(_STRIDES, {})
+            for name, weight in _weights(module):
+                if name in strides and len(strides[name]) == weight.dim():
+                    data = weight.data
+                    weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
+            module._forget()
+            original = original_class(module)
+            for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
+                del module.__dict__[name]
+            module.__dict__.pop("_backend", None)
+            module.__class__ = original
+    return model
+
+
+def fold(model: Model) -> Model:
+    """A copy to deploy: swapped, in eval mode, its BatchNorms folded for good.
+
+    The keys of the state_dict are no longer the model's: folded norms are gone (their activations
+    stay), convolutions have biases. It cannot be trained as the model can.
+
+    Args:
+        model: swapped or not; it is not changed
+
+    Example:
+        >>> deployed = fastconv.fold(model)
+    """
+    deployed = swap(copy.deepcopy(model).eval())
+    parents = {id(child): (m, n) for m in deployed.modules() for n, child in m._modules.items()}
+    with torch.no_grad():
+        for module in list(deployed.modules()):
+            recipe = module.recipe() if isinstance(module, Swapped) else None
+            for unit in () if recipe is None else recipe.units:
+                if unit.norm is not None and is_norm(unit.norm):
+                    _fold_unit(unit.convolution, unit.norm, parents)
+    for module in deployed.modules():
+        if isinstance(module, FusedModule):
+            module._forget()
+    return swap(restore(deployed))
+
+
+def _fold_unit(
+    convolution: nn.Module, norm: nn.Module, parents: dict[int, tuple[nn.Module, str]]
+) -> None:
+    stage = read_stage(convolution, norm)
+    if stage is None or stage.bias is None or id(norm) not in parents:
+        return
+    convolution.weight = nn.Parameter(stage.weight.detach(), requires_grad=False)
+    convolution.bias = nn.Parameter(stage.bias.detach(), requires_grad=False)
+    owner, name = parents[id(norm)]
+    owner._modules[name] = norm_activation(norm) or nn.Identity()
+
+
+def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
+    """Swaps a module, or what it can inside: blocks before their parts, sequences after theirs."""
+    if isinstance(module, FusedModule) or not wanted(module, name):
+        if isinstance(module, Swapped):
+            _swap_children(module, name, wanted)
+        return
+    if is_sequential(module):
+        _swap_children(module, name, wanted)
+        found = find_form(module)
+    else:
+        found = find_form(module)
+        if found is None or found[0].method != "forward":
+            _swap_children(module, name, wanted)
+            found = find_form(module)
+        else:
+            _swap_shortcuts(module, name, wanted)
+    if found is not None:
+        _take(module, *found)
+
+
+def _swap_children(module: nn.Module, name: str, wanted: Filter) -> None:
+    taken: set[int] = set()
+    if is_sequential(module):
+        found = find_form(module)
+        taken = set() if found is None else {id(u.convolution) for u in found[0].units}
+    for child_name, child in module._modules.items():
+        if child is not None and id(child) not in taken:
+            _swap_inside(child, f"{name}.{child_name}" if name else child_name, wanted)
+
+
+def _swap_shortcuts(module: nn.Module, name: str, wanted: Filter) -> None:
+    child = module._modules.get("downsample")
+    if child is not None:
+        _swap_inside(child, f"{name}.downsample" if name else "downsample", wanted)
+
+
+def _take(module: nn.Module, recipe: Recipe, form: Any) -> None:
+    try:
+        module.__class__ = swapped_class(type(module), recipe.method)
+    except TypeError:  # a class whose objects cannot change theirs, such as a scripted module's
+        return
+    remember(module, form=form)
+
+
+def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, inner in module.named_modules():
+        if isinstance(inner, nn.Conv2d) and isinstance(inner.weight, nn.Parameter):
+            yield name, inner.weight
+
+
+def _lay_out(modules: list[nn.Module], memory_format: torch.memory_format) -> None:
+    for module in modules:
+        strides = module.__dict__[_STRIDES] = {}
+        for name, weight in _weights(module):
+            if not weight.is_contiguous(memory_format=memory_format):
+                strides[name] = weight.stride()
+                weight.data = weight.data.contiguous(memory_format=memory_format)
+
+
+def _verify(model: nn.Module, example_inputs: Any) -> None:
+    """Runs the model once, each swapped module both ways on the same input."""
+    inputs = example_inputs
+    if inputs is None:
+        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+        inputs = torch.randn(1, 3 if first is None else first.in_channels, 224, 224)
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    busy = False
+
+    def compare(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal busy
+        if not busy and isinstance(module, Swapped) and len(args) == 1:
+            busy = True
+            try:
+                remember(module, error=verified_error(module, args[0]))
+            finally:
+                busy = False
+
+    with evaluating(model), torch.no_grad():
+        swapped = [m for m in model.modules() if isinstance(m, Swapped)]
+        handles = [module.register_forward_pre_hook(compare) for module in swapped]
+        try:
+            model(*arguments)
+        finally:
+            for handle in handles:
+                handle.remove()
