@@ -6,7 +6,6 @@ Where it leaves a doubt there are several recipes, and :mod:`fastconv._swapped` 
 computes what the module does, or none.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -14,12 +13,11 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._sequence import Part, build_sequence, is_sequential, is_worth_joining, sequence_items
 from .activation import CODES, activate, of_module
-from .nn._chain import are_steps, composed, native_chain
-from .nn._fused import FusedModule, Native, original_class
-from .nn._parts import Stage, is_convolution, native_convolution
-from .nn._units import Unit, excite_parts, first_unit, is_identity, leaves, native_units, units
-from .ops._sequential import Step
+from .nn._fused import Native, original_class
+from .nn._parts import Stage, is_supported, native_convolution
+from .nn._units import Unit, excite_parts, is_identity, leaves, native_units, units
 from .ops.pointwise_conv2d import OPS as POINTWISE
 
 _MOST_CONVOLUTIONS = 4  # in a block that is read as a whole
@@ -34,7 +32,6 @@ class Recipe(NamedTuple):
         channels: of the input
         build: the native form, of whether to pack
         certain: whether the structure leaves no doubt
-        method: what of the module it replaces
     """
 
     name: str
@@ -42,7 +39,6 @@ class Recipe(NamedTuple):
     channels: int
     build: Callable[[bool], Native | None]
     certain: bool = False
-    method: str = "forward"
 
 
 def recipes(module: nn.Module) -> Iterator[Recipe]:
@@ -51,19 +47,23 @@ def recipes(module: nn.Module) -> Iterator[Recipe]:
         if is_supported(module):
             yield _units_recipe([Unit(module)], certain=original_class(module) is nn.Conv2d)
     elif is_sequential(module):
-        recipe = _sequence_recipe(list(module.children()), "forward")
+        recipe = sequence_recipe(list(module.children()))
         if recipe is not None:
             yield recipe
     else:
         yield from _residual_branch(module)
         yield from _block(module)
-        yield from _features(module)
 
 
-def is_sequential(module: nn.Module) -> bool:
-    """Whether its forward calls its children one after the other."""
-    forward = original_class(module).forward
-    return isinstance(module, nn.Sequential) and forward is nn.Sequential.forward
+def sequence_recipe(parts: Sequence[Part]) -> Recipe | None:
+    """What runs one after the other, in as few calls as possible; None if it is as well left."""
+    items = sequence_items(parts)
+    own = tuple(unit for item in items for unit in item.units)
+    if not own and not is_worth_joining(items):
+        return None
+    name = _name(own) if len(items) == 1 and own else "sequential"
+    channels = _channels(own) if own else 0
+    return Recipe(name, own, channels, partial(build_sequence, items), True)
 
 
 def _channels(row: Sequence[Unit]) -> int:
@@ -200,128 +200,3 @@ def _convolution_with_residual(
     if end == "relu":
         return lambda x, shortcut: F.relu_(run(x).add_(shortcut))
     return lambda x, shortcut: activate(run(x).add_(shortcut), end)
-
-
-def _features(module: nn.Module) -> Iterator[Recipe]:
-    """timm's networks: forward_features runs, one after the other, what was registered before the
-    global pooling."""
-    names = list(module._modules)
-    if not callable(getattr(module, "forward_features", None)) or "global_pool" not in names:
-        return
-    row = [module._modules[name] for name in names[: names.index("global_pool")]]
-    recipe = _sequence_recipe([m for m in row if m is not None], "forward_features")
-    if recipe is not None:
-        yield recipe._replace(certain=False)
-
-
-def _sequence_recipe(modules: Sequence[nn.Module], method: str) -> Recipe | None:
-    """Modules that run one after the other: their convolutions with what follows them, and what
-    has native forms of its own, in as few calls as possible."""
-    items = _items(modules)
-    own = tuple(unit for item in items if isinstance(item, tuple) for unit in item)
-    if not own and not _is_worth_joining(items):
-        return None
-    name = _name(own) if len(items) == 1 and own else "sequential"
-    channels = _channels(own) if own else 0
-    return Recipe(name, own, channels, partial(_build_sequence, items), True, method)
-
-
-Item = tuple[Unit, ...] | nn.Module
-
-
-def _items(modules: Sequence[nn.Module]) -> list[Item]:
-    """Rows of units that have native ops, and the other modules, in their order."""
-    items: list[Item] = []
-    rest = [module for module in modules if not is_identity(module)]
-    while rest:
-        unit, taken = first_unit(rest) if is_convolution(rest[0]) else (None, 0)
-        if unit is None or not is_supported(unit.convolution):
-            items.append(rest.pop(0))
-            continue
-        del rest[:taken]
-        if items and isinstance(items[-1], tuple):
-            items[-1] = (*items[-1], unit)
-        else:
-            items.append((unit,))
-    return items
-
-
-def is_supported(convolution: nn.Module) -> bool:
-    """Whether a native op has this shape of convolution."""
-    if not isinstance(convolution, nn.Conv2d) or not is_convolution(convolution):
-        return False
-    if convolution.groups == 1:
-        return set(convolution.kernel_size) == {1} or set(convolution.dilation) == {1}
-    return convolution.groups == convolution.in_channels == convolution.out_channels
-
-
-def _is_worth_joining(items: Sequence[Item]) -> bool:
-    """Whether two neighbours can be steps of one native call."""
-    steps = [_has_steps(item) for item in items]
-    return any(first and second for first, second in itertools.pairwise(steps))
-
-
-def _has_steps(item: Item) -> bool:
-    native = _native_of(item, False)
-    return native is not None and bool(native.steps) and are_steps(native.steps or ())
-
-
-def _native_of(item: Item, pack: bool) -> Native | None:
-    if isinstance(item, tuple):
-        return native_units(item, False, pack)
-    if not isinstance(item, FusedModule):
-        return None
-    return item.packed_native("forward", 4) if pack else item.unpacked_native("forward", 4)
-
-
-def _build_sequence(items: Sequence[Item], pack: bool) -> Native | None:
-    parts: list[Native | nn.Module] = []
-    group: list[Item] = []
-    for item in [*items, None]:
-        steps = None if item is None else _steps(item)
-        if steps is not None and (not group or are_steps((steps[0], *steps))):
-            group.append(item)  # type: ignore[arg-type]
-            continue
-        if group and not _close(group, parts, pack):
-            return None
-        group = []
-        if item is None:
-            break
-        if steps is not None:
-            group = [item]
-        elif isinstance(item, tuple):
-            native = native_units(item, False, pack)
-            if native is None:
-                return None
-            parts.append(native)
-        else:
-            parts.append(item)
-    if len(parts) == 1 and isinstance(parts[0], Native):
-        return parts[0]
-    known = [part.steps if isinstance(part, Native) else None for part in parts]
-    steps = tuple(step for more in known for step in more or ()) if all(known) else None
-    run = composed([part.run() if isinstance(part, Native) else part for part in parts])
-    return Native(lambda _, x: run(x), None, steps)
-
-
-def _steps(item: Item) -> tuple[Step, ...] | None:
-    native = _native_of(item, False)
-    return None if native is None else native.steps
-
-
-def _close(group: Sequence[Item], parts: list[Native | nn.Module], pack: bool) -> bool:
-    """Makes one native form of neighbours that are steps, and appends it."""
-    if len(group) == 1 or not pack:
-        natives = [_native_of(item, pack) for item in group]
-        parts += [native for native in natives if native is not None]
-        return None not in natives
-    weights = [w for item in group for w in _weights(item)]
-    native = native_chain([partial(_native_of, item, True) for item in group], weights)
-    if native is not None:
-        parts.append(native)
-    return native is not None
-
-
-def _weights(item: Item) -> list[Tensor]:
-    roots = [u.convolution for u in item] if isinstance(item, tuple) else [item]
-    return [m.weight for root in roots for m in root.modules() if isinstance(m, nn.Conv2d)]

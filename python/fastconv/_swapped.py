@@ -9,142 +9,142 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ._recipes import Recipe, recipes
+from ._order import call_order
+from ._recipes import Recipe, recipes, sequence_recipe
+from ._sequence import Part, Pool
 from .nn._fused import FusedModule, Native, original_class
 
-_FORM = "_fastconv_form"  # which recipe, and what it was found for
+_FORMS = "_fastconv_forms"
+_METHODS = ("forward", "forward_features")  # the second in timm's networks
 
 # Of the largest output: the two ways round differently, and no difference in meaning is so small.
 _AGREEMENT = 1e-3
 
 
-class Swapped(FusedModule):
-    """Put in front of a module's class by :func:`swapped_class`."""
+class Form(NamedTuple):
+    """How a method of a module was read.
 
-    _method = "forward"
+    Args:
+        place: of the recipe, among those of its structure
+        order: the names of the children that the method calls one after the other, "" for a global
+            pooling; None where a recipe of the structure was found
+        structure: what the choice was made for; None where the structure leaves no doubt
+    """
+
+    place: int
+    order: tuple[str, ...] | None
+    structure: tuple[Any, ...] | None
+
+
+class Swapped(FusedModule):
+    """Put in front of a module's class by :func:`swapped_class`, which adds the native methods."""
+
     _fastconv_original: Any
 
-    def recipe(self) -> Recipe | None:
-        """The recipe that was found to compute what this module does."""
-        form = self.__dict__.get(_FORM)
-        for index, recipe in enumerate(recipes(self)):
-            if recipe.certain and recipe.method == self._method:
-                return recipe
-            if form == (index, _structure(self)):
-                return recipe
-        return None
+    def recipe(self, method: str = "forward") -> Recipe | None:
+        """The recipe that was found to compute what a method of this module does."""
+        form: Form | None = self.__dict__.get(_FORMS, {}).get(method)
+        if form is None or (form.structure is not None and form.structure != _structure(self)):
+            return None
+        if form.order is not None:
+            return sequence_recipe(_parts(self, form.order))
+        return next(itertools.islice(recipes(self), form.place, None), None)
 
-    def _layers(self) -> list[nn.Module]:
-        return [m for m in self.modules() if m is not self and isinstance(m, FusedModule)]
-
-    def _fuse(self, kind: str, pack: bool) -> Native | None:
-        recipe = self.recipe()
-        return None if recipe is None else recipe.build(pack)
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class cannot be found by its name: it is made again from the one that can.
-        return _rebuild, (original_class(self), self._method), self.__getstate__()
-
-
-class SwappedForward(Swapped):
-    """Whose forward is native."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and len(kwargs) == 0 and isinstance(args[0], Tensor):
-            run = self._native_run(args[0], "forward")
-            if run is not None:
-                return run(args[0])
-        return self._fastconv_original.forward(self, *args, **kwargs)
+    def forms(self) -> dict[str, Recipe]:
+        """The recipes of all methods that are native."""
+        found = {method: self.recipe(method) for method in self.__dict__.get(_FORMS, {})}
+        return {method: recipe for method, recipe in found.items() if recipe is not None}
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self._fastconv_original.forward(self, input)
         return output
 
     def _runs_natively_as_it_is(self) -> bool:
-        return getattr(type(self).forward, "_is_fastconv", False)
+        return "forward" in self.__dict__.get(_FORMS, {})
+
+    def _layers(self) -> list[nn.Module]:
+        return [m for m in self.modules() if m is not self and isinstance(m, FusedModule)]
+
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
+        recipe = self.recipe(kind)
+        return None if recipe is None else recipe.build(pack)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class cannot be found by its name: it is made again from the one that can.
+        methods = tuple(self.__dict__.get(_FORMS, {}))
+        return _rebuild, (original_class(self), methods), self.__getstate__()
 
 
-class SwappedFeatures(Swapped):
-    """Whose forward_features is native."""
-
-    _method = "forward_features"
-
-    def forward_features(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and len(kwargs) == 0 and isinstance(args[0], Tensor):
-            run = self._native_run(args[0], "forward_features")
-            if run is not None:
-                return run(args[0])
-        return self._fastconv_original.forward_features(self, *args, **kwargs)
-
-    def _plain_forward(self, input: Tensor) -> Tensor:
-        output: Tensor = self._fastconv_original.forward_features(self, input)
-        return output
-
-    def _runs_natively_as_it_is(self) -> bool:
-        return False  # as a part of a chain, because its forward is more
-
-
-_KINDS: dict[str, type[Swapped]] = {"forward": SwappedForward, "forward_features": SwappedFeatures}
-
-
-def swapped_class(original: type, method: str) -> type:
-    """The subclass of `original` whose `method` is native; always the same one."""
-    kind = _KINDS[method]
+def swapped_class(original: type, methods: Sequence[str]) -> type:
+    """The subclass of `original` whose `methods` are native; always the same one."""
     subclasses: list[type] = original.__subclasses__()
     for subclass in subclasses:
-        if subclass.__bases__ == (kind, original):
+        if subclass.__bases__[0] is Swapped and subclass.__dict__["_methods"] == tuple(methods):
             return subclass
     names: dict[str, Any] = {
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
         "_fastconv_original": original,
+        "_methods": tuple(methods),
         "forward": original.forward,  # type: ignore[attr-defined]
-        method: _wrapped(kind, original, method),
     }
-    return type(original.__name__, (kind, original), names)
+    names |= {method: _native_method(original, method) for method in methods}
+    return type(original.__name__, (Swapped, original), names)
 
 
-def _wrapped(kind: type[Swapped], original: type, method: str) -> Callable[..., Any]:
+def _native_method(original: type, method: str) -> Callable[..., Any]:
     """The native method, with the signature and documentation of the class's own."""
-    native = getattr(kind, method)
+    plain = getattr(original, method)
 
-    @functools.wraps(getattr(original, method))
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return native(self, *args, **kwargs)
+    @functools.wraps(plain)
+    def run(self: Swapped, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and len(kwargs) == 0 and isinstance(args[0], Tensor):
+            native = self._native_run(args[0], method)
+            if native is not None:
+                return native(args[0])
+        return plain(self, *args, **kwargs)
 
-    run._is_fastconv = True  # type: ignore[attr-defined]
     return run
 
 
-def _rebuild(original: type, method: str) -> nn.Module:
-    kind: Any = swapped_class(original, method)
+def _rebuild(original: type, methods: Sequence[str]) -> nn.Module:
+    kind: Any = swapped_class(original, methods)
     module: nn.Module = kind.__new__(kind)
     return module
 
 
-def find_form(module: nn.Module) -> tuple[Recipe, tuple[int, Any]] | None:
-    """The recipe that computes what the module does, and what :class:`Swapped` must remember.
+def find_forms(module: nn.Module) -> dict[str, Form]:
+    """For each method that has a native form, how :class:`Swapped` can read it.
 
-    Runs a copy of the module on random inputs; the module itself is not called.
+    Runs a copy of the module, or the module with stubs for its children, on random inputs; neither
+    the module nor its children are called.
     """
+    found: dict[str, Form] = {}
     for index, recipe in enumerate(recipes(module)):
         if recipe.certain:
-            return recipe, (index, None)
-        if recipe.method == "forward_features":
-            agrees = _calls_in_order(module, recipe)
-        else:
-            agrees = _agrees(module, index, recipe.channels)
-        if agrees:
-            return recipe, (index, _structure(module))
-    return None
+            return {"forward": Form(index, None, None)}
+        if _agrees(module, index, recipe.channels):
+            return {"forward": Form(index, None, _structure(module))}
+    for method in _METHODS:
+        if callable(getattr(module, method, None)) and len(module._modules) > 1:
+            order = call_order(module, getattr(original_class(module), method))
+            if order is not None and sequence_recipe(_parts(module, order)) is not None:
+                found[method] = Form(0, order, _structure(module))
+    return found
+
+
+def _parts(module: nn.Module, order: Sequence[str]) -> list[Part]:
+    children = module._modules
+    return [Pool() if name == "" else children[name] or nn.Identity() for name in order]
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:
@@ -222,41 +222,8 @@ def _randomized_copy(module: nn.Module) -> nn.Module:
     return probe
 
 
-class _Probe(nn.Module):
-    """Stands for a module, and notes that it was called with what the one before returned."""
-
-    def __init__(self, calls: list[tuple[Tensor, Tensor]]) -> None:
-        super().__init__()
-        self._calls = calls
-
-    def forward(self, input: Tensor) -> Tensor:
-        output = input.clone()
-        self._calls.append((input, output))
-        return output
-
-
-def _calls_in_order(module: nn.Module, recipe: Recipe) -> bool:
-    """Whether a method calls what was registered before global_pool, in this order."""
-    calls: list[tuple[Tensor, Tensor]] = []
-    probe = copy.copy(module)
-    names = list(module._modules)
-    names = names[: names.index("global_pool")]
-    used = {n: _Probe(calls) for n in names if module._modules[n] is not None}
-    probe.__dict__["_modules"] = {**module._modules, **used}
-    input = torch.zeros(1)
-    try:
-        method: Callable[..., Any] = getattr(original_class(module), recipe.method)
-        with torch.no_grad():
-            output = method(probe, input)
-    except Exception:
-        return False
-    expected = [input, *(o for _, o in calls)]
-    passed = all(i is e for (i, _), e in zip(calls, expected, strict=False))
-    return len(calls) == len(used) and passed and output is expected[-1]
-
-
 def remember(module: nn.Module, **facts: Any) -> None:
-    """Notes facts of a swapped module: form, backend, error."""
+    """Notes facts of a swapped module: forms, backend, error."""
     for name, value in facts.items():
         module.__dict__["_backend" if name == "backend" else f"_fastconv_{name}"] = value
 
@@ -268,7 +235,7 @@ def verified_error(module: Swapped, input: Tensor) -> float | None:
     Raises:
         RuntimeError: if it is too large to come from rounding.
     """
-    native = None if module._limit(input) is not None else module._fuse(module._method, True)
+    native = None if module._limit(input) is not None else module._fuse("forward", True)
     if native is None:
         return None
     expected = module._plain_forward(input.clone())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,11 +12,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from . import backend as backends
-from ._recipes import is_supported
 from ._swapped import Swapped, evaluating
 from ._table import print_table
 from .nn._fused import FusedModule, _is_hooked
-from .nn._parts import are_native, is_convolution
+from .nn._parts import are_native, is_convolution, is_supported
 from .summary import summary
 
 _HEADER = ("<convolution", "<shape", ">M MACs", "<runs as", "<in", ">error", "<why not")
@@ -182,9 +181,9 @@ def _macs(model: nn.Module, size: tuple[int, ...]) -> dict[str, int] | None:
 class _Owner:
     """The swapped module, or layer of fastconv's own, that computes a convolution."""
 
-    def __init__(self, name: str, module: FusedModule, runs_as: str) -> None:
+    def __init__(self, name: str, module: FusedModule, method: str, runs_as: str) -> None:
         self.name, self.module, self.runs_as = name, module, runs_as
-        self.reason = _why_not_now(module)
+        self.reason = _why_not_now(module, method)
 
 
 def _owners(model: nn.Module) -> dict[int, _Owner]:
@@ -192,28 +191,27 @@ def _owners(model: nn.Module) -> dict[int, _Owner]:
     found: dict[int, _Owner] = {}
     for name, module in model.named_modules():
         if isinstance(module, Swapped):
-            recipe = module.recipe()
-            if recipe is None:
-                continue
-            owner = _Owner(name, module, recipe.name)
-            inside: list[nn.Module] = [c for unit in recipe.units for c in unit.convolutions]
+            for method, recipe in module.forms().items():
+                owner = _Owner(name, module, method, recipe.name)
+                _give(found, owner, [c for unit in recipe.units for c in unit.convolutions])
         elif isinstance(module, FusedModule) and _is_native(module):
-            owner = _Owner(name, module, type(module).__name__)
-            inside = list(module.modules())
-        else:
-            continue
-        for part in inside:
-            known = found.get(id(part))
-            if known is None or (known.reason and not owner.reason):
-                found[id(part)] = owner
+            owner = _Owner(name, module, "forward", type(module).__name__)
+            _give(found, owner, module.modules())
     return found
+
+
+def _give(found: dict[int, _Owner], owner: _Owner, convolutions: Iterable[nn.Module]) -> None:
+    for convolution in convolutions:
+        known = found.get(id(convolution))
+        if known is None or (known.reason and not owner.reason):
+            found[id(convolution)] = owner
 
 
 def _is_native(module: FusedModule) -> bool:
     return module.unpacked_native("forward", module._input_dims) is not None
 
 
-def _why_not_now(module: FusedModule) -> str:
+def _why_not_now(module: FusedModule, method: str) -> str:
     """Why a module that has a native form runs its own forward nevertheless; "" if it does not."""
     if backends.NATIVE_MISSING is not None:
         return backends.NATIVE_MISSING
@@ -225,8 +223,7 @@ def _why_not_now(module: FusedModule) -> str:
         return f"its parameters are {', '.join(sorted(kinds))}; the kernels take float32 on cpu"
     if _is_hooked(module):
         return f"a hook inside: the {type(module).__name__} runs its own forward"
-    kind = getattr(module, "_method", "forward")
-    if isinstance(module, Swapped) and module._fuse(kind, False) is None:
+    if isinstance(module, Swapped) and module._fuse(method, False) is None:
         return f"the {type(module).__name__} is in train mode or has changed since"
     return ""
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import backend as backends
-from ._recipes import Recipe, is_sequential
-from ._swapped import Swapped, evaluating, find_form, remember, swapped_class, verified_error
+from ._sequence import is_sequential, sequence_items
+from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
 
@@ -138,8 +138,8 @@ def fold(model: Model) -> Model:
     parents = {id(child): (m, n) for m in deployed.modules() for n, child in m._modules.items()}
     with torch.no_grad():
         for module in list(deployed.modules()):
-            recipe = module.recipe() if isinstance(module, Swapped) else None
-            for unit in () if recipe is None else recipe.units:
+            recipes = module.forms().values() if isinstance(module, Swapped) else ()
+            for unit in [unit for recipe in recipes for unit in recipe.units]:
                 if unit.norm is not None and is_norm(unit.norm):
                     _fold_unit(unit.convolution, unit.norm, parents)
     for module in deployed.modules():
@@ -162,46 +162,44 @@ def _fold_unit(
 
 def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
     """Swaps a module, or what it can inside: blocks before their parts, sequences after theirs."""
+    if isinstance(module, Swapped):
+        _swap_children(module, name, wanted, set())
     if isinstance(module, FusedModule) or not wanted(module, name):
-        if isinstance(module, Swapped):
-            _swap_children(module, name, wanted)
         return
+    found = find_forms(module)
+    form = found.get("forward")
     if is_sequential(module):
-        _swap_children(module, name, wanted)
-        found = find_form(module)
-    else:
-        found = find_form(module)
-        if found is None or found[0].method != "forward":
-            _swap_children(module, name, wanted)
-            found = find_form(module)
-        else:
-            _swap_shortcuts(module, name, wanted)
-    if found is not None:
-        _take(module, *found)
+        _swap_children(module, name, wanted, {id(c) for c in _own_convolutions(module)})
+        found = find_forms(module)
+    elif form is None or form.order is not None:
+        _swap_children(module, name, wanted, set())
+        found = find_forms(module)
+    elif module._modules.get("downsample") is not None:  # a residual block's other branch
+        inner = f"{name}.downsample" if name else "downsample"
+        _swap_inside(module.downsample, inner, wanted)  # type: ignore[arg-type]
+    if found:
+        _take(module, found)
 
 
-def _swap_children(module: nn.Module, name: str, wanted: Filter) -> None:
-    taken: set[int] = set()
-    if is_sequential(module):
-        found = find_form(module)
-        taken = set() if found is None else {id(u.convolution) for u in found[0].units}
+def _own_convolutions(module: nn.Module) -> list[nn.Module]:
+    """Of a sequence: those of its children that it runs itself, with what follows them."""
+    items = sequence_items(list(module.children()))
+    inside = [unit.convolution for item in items for unit in item.units]
+    return [child for child in module.children() if any(child is own for own in inside)]
+
+
+def _swap_children(module: nn.Module, name: str, wanted: Filter, taken: set[int]) -> None:
     for child_name, child in module._modules.items():
         if child is not None and id(child) not in taken:
             _swap_inside(child, f"{name}.{child_name}" if name else child_name, wanted)
 
 
-def _swap_shortcuts(module: nn.Module, name: str, wanted: Filter) -> None:
-    child = module._modules.get("downsample")
-    if child is not None:
-        _swap_inside(child, f"{name}.downsample" if name else "downsample", wanted)
-
-
-def _take(module: nn.Module, recipe: Recipe, form: Any) -> None:
+def _take(module: nn.Module, forms: dict[str, Form]) -> None:
     try:
-        module.__class__ = swapped_class(type(module), recipe.method)
+        module.__class__ = swapped_class(type(module), tuple(forms))
     except TypeError:  # a class whose objects cannot change theirs, such as a scripted module's
         return
-    remember(module, form=form)
+    remember(module, forms=forms)
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

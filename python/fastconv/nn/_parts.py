@@ -117,6 +117,15 @@ def is_convolution(module: nn.Module | None) -> bool:
     return kind is nn.Conv2d or kind is Conv2d or kind.__name__ == _SAME_CONVOLUTION
 
 
+def is_supported(convolution: nn.Module) -> bool:
+    """Whether a native op has this shape of convolution."""
+    if not isinstance(convolution, nn.Conv2d) or not is_convolution(convolution):
+        return False
+    if convolution.groups == 1:
+        return set(convolution.kernel_size) == {1} or set(convolution.dilation) == {1}
+    return convolution.groups == convolution.in_channels == convolution.out_channels
+
+
 def is_norm(module: nn.Module | None) -> bool:
     """Whether this is a BatchNorm that can be folded: PyTorch's, one with an activation behind it
     as in timm, or torchvision's frozen one."""

@@ -28,11 +28,16 @@ class Linear(FusedModule, nn.Linear):
         return nn.Linear.forward(self, input)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
-        weight, bias = self.weight, self.bias
-        if not are_native(weight, bias):
-            return None
-        return Native(
-            lambda packed, x: OPS.infer(x, weight, bias, packed),
-            pack_pointwise(weight, bias) if pack else None,
-            (Step(StepKind.LINEAR, weight.shape[0]),),
-        )
+        return native_linear(self, pack)
+
+
+def native_linear(module: nn.Linear, pack: bool) -> Native | None:
+    """The native op for a fully connected layer, of 2-D inputs."""
+    weight, bias = module.weight, module.bias
+    if not are_native(weight, bias):
+        return None
+    return Native(
+        lambda packed, x: OPS.infer(x, weight, bias, packed),
+        pack_pointwise(weight, bias) if pack else None,
+        (Step(StepKind.LINEAR, weight.shape[0]),),
+    )

@@ -1,0 +1,194 @@
+"""Modules that run one after the other, in as few native calls as possible."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from .nn._chain import are_steps, composed, native_chain
+from .nn._fused import FusedModule, Native, original_class
+from .nn._parts import is_supported
+from .nn._units import Unit, first_unit, is_identity, native_units
+from .nn.linear import native_linear
+from .ops._sequential import Step, StepKind
+
+
+class Pool:
+    """In a row of modules: the mean over H and W, (N, C, H, W) -> (N, C)."""
+
+
+Part = nn.Module | Pool
+
+
+class Item(NamedTuple):
+    """A row of units, or a module; perhaps with a global pooling behind it.
+
+    Args:
+        units: with native ops; empty for a module
+        module: what else is called
+        pooled: whether the mean over H and W is next
+        flat: whether the input is (N, C)
+    """
+
+    units: tuple[Unit, ...] = ()
+    module: nn.Module | None = None
+    pooled: bool = False
+    flat: bool = False
+
+    def native(self, pack: bool) -> Native | None:
+        """The native form, if there is one."""
+        if self.units:
+            native = native_units(self.units, False, pack)
+        elif isinstance(self.module, FusedModule):
+            dims = 2 if self.flat else 4
+            make = self.module.packed_native if pack else self.module.unpacked_native
+            native = make("forward", dims)
+        elif self.flat and type(self.module) is nn.Linear:
+            native = native_linear(self.module, pack)
+        else:
+            return None
+        return _pooled(native) if self.pooled and native is not None else native
+
+    def steps(self) -> tuple[Step, ...] | None:
+        """Of the native form."""
+        native = self.native(False)
+        return None if native is None else native.steps
+
+    def weights(self) -> list[Tensor]:
+        """What the native form packs."""
+        roots = [u.convolution for u in self.units] if self.module is None else [self.module]
+        inside = [module for root in roots for module in root.modules()]
+        return [m.weight for m in inside if isinstance(m, (nn.Conv2d, nn.Linear))]
+
+
+def _pooled(native: Native) -> Native:
+    steps = native.steps
+    if steps and steps[-1].kind is StepKind.POINTWISE and steps[-1].stride == (1, 1):
+        steps = (*steps[:-1], steps[-1]._replace(kind=StepKind.POOL))
+    else:
+        steps = None
+    call = native.call
+    return native._replace(call=lambda packed, x: _mean(call(packed, x)), steps=steps)
+
+
+def _mean(input: Tensor) -> Tensor:
+    return input.mean((2, 3))
+
+
+def is_sequential(module: nn.Module) -> bool:
+    """Whether its forward calls its children one after the other."""
+    forward = original_class(module).forward
+    return isinstance(module, nn.Sequential) and forward is nn.Sequential.forward
+
+
+def sequence_items(parts: Sequence[Part]) -> list[Item]:
+    """Rows of units that have native ops, and the other modules, in their order."""
+    items: list[Item] = []
+    rest = _expanded(parts)
+    flat = False
+    while rest:
+        part = rest[0]
+        if isinstance(part, Pool):
+            del rest[0]
+            flat = True
+            if items and not items[-1].flat:
+                items[-1] = items[-1]._replace(pooled=True)
+            continue
+        unit, taken = None, 0
+        if not flat and is_supported(part):
+            row = itertools.takewhile(lambda part: isinstance(part, nn.Module), rest)
+            unit, taken = first_unit([module for module in row if isinstance(module, nn.Module)])
+        if unit is None:
+            del rest[0]
+            items.append(Item(module=part, flat=flat))
+            continue
+        del rest[:taken]
+        if items and items[-1].units:
+            items[-1] = items[-1]._replace(units=(*items[-1].units, unit))
+        else:
+            items.append(Item(units=(unit,)))
+    return items
+
+
+def _expanded(parts: Sequence[Part]) -> list[Part]:
+    """What sequences inside consist of, without what does nothing in eval mode."""
+    found: list[Part] = []
+    for part in parts:
+        if isinstance(part, Pool):
+            found.append(part)
+        elif is_identity(part):
+            continue
+        elif is_sequential(part):
+            found += _expanded(list(part.children()))
+        else:
+            found.append(part)
+    return found
+
+
+def is_worth_joining(items: Sequence[Item]) -> bool:
+    """Whether two neighbours can be steps of one native call."""
+    steps = [item.steps() for item in items]
+    usable = [bool(own) and are_steps(own or ()) for own in steps]
+    return any(first and second for first, second in itertools.pairwise(usable))
+
+
+def build_sequence(items: Sequence[Item], pack: bool) -> Native | None:
+    """One native form for all: one call for neighbours that are steps."""
+    groups: list[list[Item]] = []
+    open_steps: tuple[Step, ...] = ()
+    for item in items:
+        steps = item.steps() or ()
+        if (
+            open_steps
+            and steps
+            and are_steps((*open_steps[:1], *steps))
+            and _may_join(groups, item)
+        ):
+            groups[-1].append(item)
+        else:
+            groups.append([item])
+        open_steps = steps
+    natives = [_group(group, pack) for group in groups]
+    parts = [native for native in natives if native is not None]
+    if len(parts) < len(natives):
+        return None
+    return parts[0] if len(parts) == 1 else _in_a_row(parts)
+
+
+def _may_join(groups: Sequence[Sequence[Item]], item: Item) -> bool:
+    """Whether maps are followed by a layer of maps, and vectors by one of vectors."""
+    return item.flat == (groups[-1][-1].pooled or groups[-1][-1].flat)
+
+
+def _group(group: Sequence[Item], pack: bool) -> Native | None:
+    if len(group) > 1 and pack:
+        weights = [weight for item in group for weight in item.weights()]
+        return native_chain([partial(item.native, True) for item in group], weights)
+    natives: list[Native] = []
+    for item in group:
+        native = item.native(pack)
+        if native is None:
+            if item.module is None:
+                return None
+            native = _called(item.module, item.pooled)
+        natives.append(native)
+    return natives[0] if len(natives) == 1 else _in_a_row(natives)
+
+
+def _called(module: nn.Module, pooled: bool) -> Native:
+    """A module that has no native form."""
+    if pooled:
+        return Native(lambda _, x: _mean(module(x)), None, None)
+    return Native(lambda _, x: module(x), None, None)
+
+
+def _in_a_row(natives: Sequence[Native]) -> Native:
+    steps: tuple[Step, ...] | None = ()
+    for native in natives:
+        steps = None if steps is None or native.steps is None else steps + native.steps
+    run = composed([native.run() for native in natives])
+    return Native(lambda _, x: run(x), None, steps)
