@@ -378,6 +378,32 @@ def test_compile_export_and_trace():
     close(output(torch.fx.symbolic_trace(model), input), expected)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_dropout_that_is_left_in_train_mode_drops(when):
+    """As in Monte Carlo dropout; so does stochastic depth."""
+    model = nn.Sequential(
+        nn.Conv2d(8, 16, 1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(16, 16, 1), nn.ReLU()
+    ).eval()
+    input = torch.randn(1, 8, 9, 9)
+    if when == "after":
+        fastconv.swap(model)
+        output(model, input)
+    model[2].train()
+    fastconv.swap(model)
+    assert not torch.equal(output(model, input), output(model, input))
+    model[2].eval()
+    assert torch.equal(output(model, input), output(model, input))
+
+
+def test_the_same_layer_twice():
+    layer = nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(layer, nn.ReLU(), layer).eval()
+    input = torch.randn(1, 8, 9, 9)
+    expected = output(model, input)
+    close(output(fastconv.swap(model), input), expected)
+    close(output(fastconv.fold(model), input), expected)
+
+
 def test_what_is_changed_afterwards():
     model, input = net()
     plain = copy.deepcopy(model)

@@ -13,7 +13,14 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._sequence import Part, build_sequence, is_sequential, is_worth_joining, sequence_items
+from ._sequence import (
+    Part,
+    build_sequence,
+    children,
+    is_sequential,
+    is_worth_joining,
+    sequence_items,
+)
 from .activation import CODES, activate, of_module
 from .nn._fused import Native, original_class
 from .nn._parts import Stage, is_supported, native_convolution
@@ -47,7 +54,7 @@ def recipes(module: nn.Module) -> Iterator[Recipe]:
         if is_supported(module):
             yield _units_recipe([Unit(module)], certain=original_class(module) is nn.Conv2d)
     elif is_sequential(module):
-        recipe = sequence_recipe(list(module.children()))
+        recipe = sequence_recipe(children(module))
         if recipe is not None:
             yield recipe
     else:

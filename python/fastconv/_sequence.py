@@ -85,6 +85,11 @@ def is_sequential(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) and forward is nn.Sequential.forward
 
 
+def children(module: nn.Module) -> list[nn.Module]:
+    """All of them, also the same one twice."""
+    return [child for child in module._modules.values() if child is not None]
+
+
 def sequence_items(parts: Sequence[Part]) -> list[Item]:
     """Rows of units that have native ops, and the other modules, in their order."""
     items: list[Item] = []
@@ -123,7 +128,7 @@ def _expanded(parts: Sequence[Part]) -> list[Part]:
         elif is_identity(part):
             continue
         elif is_sequential(part):
-            found += _expanded(list(part.children()))
+            found += _expanded(children(part))
         else:
             found.append(part)
     return found

@@ -235,7 +235,7 @@ def verified_error(module: Swapped, input: Tensor) -> float | None:
     Raises:
         RuntimeError: if it is too large to come from rounding.
     """
-    native = None if module._limit(input) is not None else module._fuse("forward", True)
+    native = None if module._limit(input) is not None else module._form("forward", True)
     if native is None:
         return None
     expected = module._plain_forward(input.clone())

@@ -223,7 +223,7 @@ def _why_not_now(module: FusedModule, method: str) -> str:
         return f"its parameters are {', '.join(sorted(kinds))}; the kernels take float32 on cpu"
     if _is_hooked(module):
         return f"a hook inside: the {type(module).__name__} runs its own forward"
-    if isinstance(module, Swapped) and module._fuse(method, False) is None:
+    if isinstance(module, Swapped) and module.unpacked(method) is None:
         return f"the {type(module).__name__} is in train mode or has changed since"
     return ""
 

@@ -235,7 +235,7 @@ def _runs_natively(module: nn.Module, input_dims: int) -> bool:
         chosen = backend.choose(type(module).__name__, wish=module._backend)
     except backend.BackendError:
         return False
-    return chosen and not _is_hooked(module) and module._fuse("forward", False) is not None
+    return chosen and not _is_hooked(module) and module.unpacked("forward") is not None
 
 
 def _calls(model: nn.Module, size: tuple[int, ...], example: Tensor) -> list[_Call]:

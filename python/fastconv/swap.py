@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from . import backend as backends
-from ._sequence import is_sequential, sequence_items
+from ._sequence import children, is_sequential, sequence_items
 from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
@@ -183,9 +183,9 @@ def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
 
 def _own_convolutions(module: nn.Module) -> list[nn.Module]:
     """Of a sequence: those of its children that it runs itself, with what follows them."""
-    items = sequence_items(list(module.children()))
+    items = sequence_items(children(module))
     inside = [unit.convolution for item in items for unit in item.units]
-    return [child for child in module.children() if any(child is own for own in inside)]
+    return [child for child in children(module) if any(child is own for own in inside)]
 
 
 def _swap_children(module: nn.Module, name: str, wanted: Filter, taken: set[int]) -> None:

@@ -2,9 +2,32 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
+from .._sequence import Part, Pool, build_sequence, sequence_items
 from ..nn import Conv2dNormAct
+from ..nn._fused import FusedModule, Native
+
+
+class Network(FusedModule):
+    """A network whose parts run one after the other. In eval mode they have one native form, in as
+    few calls as possible, with one check of the weights."""
+
+    def _row(self) -> list[Part]:
+        """The parts, in the order in which they run."""
+        raise NotImplementedError
+
+    def forward(self, input: Tensor) -> Tensor:
+        # A graph is compiled from the layers: the network's own form exists only packed.
+        run = None if torch.compiler.is_compiling() else self._native_run(input, "network")
+        return self._plain_forward(input) if run is None else run(input)
+
+    def _layers(self) -> list[nn.Module]:
+        return [m for m in self.modules() if m is not self and isinstance(m, FusedModule)]
+
+    def _fuse(self, kind: str, pack: bool) -> Native | None:
+        return build_sequence(sequence_items(self._row()), pack)
 
 
 def round_channels(channels: float, multiple: int = 8) -> int:
@@ -70,6 +93,11 @@ def pooled_features(features: nn.Module, avgpool: nn.Module, input: Tensor) -> T
     for layer in parts[:-1]:
         input = layer(input)
     return parts[-1].pooled(input)
+
+
+def pooling(avgpool: nn.Module) -> list[Part]:
+    """The pooling of a row of parts, and the flatten behind it."""
+    return [Pool()] if _pools_all(avgpool) else [avgpool, nn.Flatten()]
 
 
 def _pools_all(module: nn.Module) -> bool:

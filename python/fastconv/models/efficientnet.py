@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .._sequence import Part
 from ..nn import Conv2dNormAct, FusedMBConv, Linear, MBConv, SqueezeExcite
 from ._common import (
+    Network,
     check_in_chans,
     initialize,
     pooled_features,
+    pooling,
     published,
     round_channels,
     uniform_linear,
@@ -95,11 +98,11 @@ _PUBLISHED = (  # B0 to B7
 )
 
 
-class EfficientNet(nn.Module):
+class EfficientNet(Network):
     """EfficientNet, also V2, with torchvision's layers, initialization and state_dict keys.
 
     In eval mode, where no gradient is wanted, every MBConv block is one native op, and so are the
-    stem, the last 1x1 convolution with the pooling behind it, and the classifier. `resolution` is
+    stem, and the last 1x1 convolution with pooling and classifier behind it. `resolution` is
     the height and width of the images that a published network is made for, else None.
 
     Args:
@@ -162,7 +165,10 @@ class EfficientNet(nn.Module):
         )
         initialize(self, uniform_linear)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _row(self) -> list[Part]:
+        return [self.features, *pooling(self.avgpool), self.classifier]
+
+    def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self.classifier(pooled_features(self.features, self.avgpool, input))
         return output
 

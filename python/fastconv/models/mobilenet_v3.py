@@ -6,8 +6,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .._sequence import Part
 from ..nn import Conv2dNormAct, Linear, MBConv, SqueezeExcite
-from ._common import check_in_chans, initialize, pooled_features, published, round_channels
+from ._common import (
+    Network,
+    check_in_chans,
+    initialize,
+    pooled_features,
+    pooling,
+    published,
+    round_channels,
+)
 from ._weights import Weights, load_published
 
 _LARGE = published("mobilenet_v3_large-8738ca79", "mobilenet_v3_large-5c1a4163")
@@ -67,7 +76,7 @@ class BlockSetting(NamedTuple):
     dilation: int = 1
 
 
-class MobileNetV3(nn.Module):
+class MobileNetV3(Network):
     """MobileNetV3 with torchvision's layers, initialization and state_dict keys.
 
     In eval mode, where no gradient is wanted, every block is one native op, and so are the stem,
@@ -136,7 +145,10 @@ class MobileNetV3(nn.Module):
         )
         initialize(self)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _row(self) -> list[Part]:
+        return [self.features, *pooling(self.avgpool), self.classifier]
+
+    def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self.classifier(pooled_features(self.features, self.avgpool, input))
         return output
 

@@ -72,7 +72,7 @@ class FusedModule(nn.Module):
         if not backend.choose(type(self).__name__, self._limit(input), self._backend):
             return None
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
-            native = None if _is_hooked(self) else self._fuse(kind, False)
+            native = None if _is_hooked(self) else self.unpacked(kind)
             return None if native is None else native.run()
         fused = self._current_fused(kind)
         return None if fused is None or fused.run is None or fused.is_hooked() else fused.run
@@ -88,7 +88,7 @@ class FusedModule(nn.Module):
             if _is_hooked(self):
                 return None
             with torch.no_grad():
-                fused = cache[kind] = _Fused(self, self._fuse(kind, True), self._layers())
+                fused = cache[kind] = _Fused(self, self._form(kind, True), self._layers())
         return fused
 
     def _layers(self) -> list[nn.Module]:
@@ -108,7 +108,17 @@ class FusedModule(nn.Module):
         """The native form that packs at each call: for graphs, and to know what it would be."""
         if self.training or self._input_dims != dims or not self._runs_natively_as_it_is():
             return None
-        return self._fuse(kind, False)
+        return self.unpacked(kind)
+
+    def unpacked(self, kind: str) -> Native | None:
+        """The same whoever asks: also for a module that another one runs a part of."""
+        return self._form(kind, False)
+
+    def _form(self, kind: str, pack: bool) -> Native | None:
+        """The native form, unless something inside drops: a Dropout alone may be in train mode."""
+        if any(module.training and only_drops(module) for module in self.modules()):
+            return None
+        return self._fuse(kind, pack)
 
     def _runs_natively_as_it_is(self) -> bool:
         """Whether nobody has put another forward in the place of this class's."""
@@ -205,12 +215,21 @@ class _Fused:
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:
-    """The attributes that decide what a convolution or a norm computes."""
+    """The attributes that decide what a convolution, a norm or a dropout computes."""
     if isinstance(module, nn.Conv2d):
         return "stride", "padding", "dilation", "groups"
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return "training", "eps"
-    return ()
+    return ("training",) if only_drops(module) else ()
+
+
+# What drops in train mode and does nothing else: by name, because these are not in PyTorch.
+_DROPPING = frozenset(("StochasticDepth", "DropPath", "DropBlock2d"))
+
+
+def only_drops(module: nn.Module) -> bool:
+    """Whether this is a dropout of activations or of a branch, which eval mode turns off."""
+    return isinstance(module, (nn.Dropout, nn.Dropout2d)) or type(module).__name__ in _DROPPING
 
 
 def _is_hooked(root: nn.Module) -> bool:

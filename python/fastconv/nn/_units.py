@@ -12,7 +12,7 @@ from torch import nn
 
 from ..activation import CODES, GATES, of_module
 from ._chain import are_steps, composed, row_of_steps
-from ._fused import Native
+from ._fused import Native, only_drops
 from ._parts import Stage, is_convolution, is_norm, native_convolution, norm_activation, read_stage
 from .depthwise_separable_conv2d import native_separable
 from .inverted_residual import native_inverted_residual
@@ -42,15 +42,9 @@ class Unit(NamedTuple):
         return read_stage(self.convolution, self.norm, self.activation)
 
 
-# What leaves its input alone in eval mode: by name, because these are not in PyTorch.
-_IDENTITIES = frozenset(("StochasticDepth", "DropPath", "DropBlock2d"))
-
-
 def is_identity(module: nn.Module) -> bool:
     """Whether this does nothing in eval mode."""
-    if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
-        return True
-    if type(module).__name__ in _IDENTITIES:
+    if isinstance(module, nn.Identity) or only_drops(module):
         return True
     return type(module) is nn.Sequential and len(module) == 0
 
