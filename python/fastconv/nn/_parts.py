@@ -121,9 +121,15 @@ def is_supported(convolution: nn.Module) -> bool:
     """Whether a native op has this shape of convolution."""
     if not isinstance(convolution, nn.Conv2d) or not is_convolution(convolution):
         return False
-    if convolution.groups == 1:
-        return set(convolution.kernel_size) == {1} or set(convolution.dilation) == {1}
-    return convolution.groups == convolution.in_channels == convolution.out_channels
+    shape, dilation = tuple(convolution.weight.shape), _two(convolution.dilation)
+    return is_supported_shape(shape, convolution.groups, dilation)
+
+
+def is_supported_shape(weight: tuple[int, ...], groups: int, dilation: tuple[int, int]) -> bool:
+    """The same of the weight's shape: 1x1, dense without dilation, or one filter per channel."""
+    if groups == 1:
+        return weight[2:] == (1, 1) or dilation == (1, 1)
+    return weight[1] == 1 and weight[0] == groups
 
 
 def is_norm(module: nn.Module | None) -> bool:

@@ -151,6 +151,12 @@ def native_units(
         if not isinstance(last, Stage) or last.activation != CODES["none"]:
             return None
         read[-1] = last._replace(activation=CODES[end])
+    return native_stages(read, residual, pack)
+
+
+def native_stages(read: list[Stage | Excite | None], residual: bool, pack: bool) -> Native | None:
+    """The same for what the units were read as."""
+    read = list(read)
     segments: list[_Segment] = []
     while read:
         segment = _first_segment(read)
