@@ -12,6 +12,8 @@ from torch import nn
 
 import fastconv
 from fastconv._swapped import Swapped
+from fastconv._torchvision import import_torchvision
+from fastconv.cli import main
 from fastconv.nn._fused import original_class
 
 from .test_nn import Calls, randomized
@@ -348,6 +350,50 @@ def test_sync_batch_norm_before_and_after():
         if order == "after":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         close(output(model.eval(), input), expected)
+
+
+def test_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        model, input = net()
+        expected = output(model, input)
+        parallel = nn.parallel.DistributedDataParallel(fastconv.swap(model))
+        parallel.train()(input).sum().backward()
+        assert model.body[0].one.weight.grad is not None
+        plain = Net()
+        plain.load_state_dict(model.state_dict())  # the statistics have moved
+        close(output(parallel.eval(), input), output(plain.eval(), input))
+        assert expected.shape == (2, 5)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_frozen_batch_norm():
+    torchvision = import_torchvision()
+    if torchvision is None:
+        pytest.skip("torchvision is not installed")
+    frozen = torchvision.ops.FrozenBatchNorm2d(12)
+    for tensor in frozen.buffers():
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    model = nn.Sequential(nn.Conv2d(8, 12, 1, bias=False), frozen, nn.ReLU()).eval()
+    input = torch.randn(2, 8, 5, 5)
+    expected = output(model, input)
+    fastconv.swap(model)
+    assert fastconv.report(model).coverage == 1
+    close(output(model, input), expected)
+    frozen.running_mean.add_(1)
+    plain = fastconv.restore(copy.deepcopy(model))
+    close(output(model, input), output(plain, input))
+
+
+def test_the_command(capsys):
+    pytest.importorskip("torchvision")
+    assert main(["report", "torchvision:squeezenet1_1"]) == 0
+    text = capsys.readouterr().out
+    assert "26 of 26 convolutions run natively" in text
+    assert "features.0" in text
 
 
 def test_other_dtypes_and_autocast():
