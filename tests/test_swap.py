@@ -465,6 +465,52 @@ def test_what_is_changed_afterwards():
     }
 
 
+def test_a_flag_that_the_forward_looks_at():
+    model, input = net()
+    plain = copy.deepcopy(model)
+    fastconv.swap(model)
+    output(model, input)
+    for network in (model, plain):
+        network.body[0].add = False
+    close(output(model, input), output(plain, input))
+
+
+def test_what_is_used_twice_is_not_folded_twice():
+    conv, norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+    for layers in ([conv, norm, conv, nn.BatchNorm2d(8)], [conv, norm, nn.Conv2d(8, 8, 1), norm]):
+        model = randomized(nn.Sequential(*layers)).eval()
+        input = torch.randn(1, 8, 5, 5)
+        close(output(fastconv.fold(model), input), output(model, input))
+
+
+def test_parametrizations():
+    model, input = net()
+    plain = copy.deepcopy(model)
+    fastconv.swap(model)
+    output(model, input)
+    for network in (model, plain):
+        torch.nn.utils.parametrizations.weight_norm(network.last)
+        with torch.no_grad():
+            network.last.parametrizations.weight.original0.mul_(2)
+    close(output(model, input), output(plain, input))
+    with pytest.raises(RuntimeError, match="restore: modules must have the classes"):
+        fastconv.restore(model)
+
+
+def test_graph_modules_and_scripts():
+    model, input = net()
+    expected = output(model, input)
+    graph = fastconv.swap(torch.fx.symbolic_trace(model))
+    assert type(graph).__mro__.count(Swapped) == 0
+    assert fastconv.report(graph).coverage > 0.8
+    close(output(graph, input), expected)
+    close(output(copy.deepcopy(graph), input), expected)
+    scripted = nn.Sequential(torch.jit.script(model.stem), nn.Conv2d(8, 8, 1)).eval()
+    expected = output(scripted, input)
+    close(output(fastconv.swap(scripted), input), expected)
+    assert [row.runs_as for row in fastconv.report(scripted).rows] == ["sequential"]
+
+
 def test_a_patched_forward_is_used():
     model, input = net()
     fastconv.swap(model)

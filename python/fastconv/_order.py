@@ -1,13 +1,12 @@
 """Whether a method does nothing but to call its module's children one after the other.
 
-The children are replaced by stubs in a shallow copy of the module; each returns numbers of its own,
-so what it is given tells where that came from.
+The children are replaced by stubs in a copy of the module; each returns numbers of its own, so what
+it is given tells where that came from.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +37,6 @@ def call_order(module: nn.Module, method: Callable[..., Any]) -> tuple[str, ...]
     a pooling module does not matter: it runs as it is.
     """
     calls: list[tuple[str, Tensor, Tensor]] = []
-    probe = copy.copy(module)
-    state = probe.__dict__
     children: dict[str, nn.Module | None] = {}
     stubs: set[str] = set()
     for name, child in module._modules.items():
@@ -47,10 +44,11 @@ def call_order(module: nn.Module, method: Callable[..., Any]) -> tuple[str, ...]
         if child is not None and not is_identity(child) and not _is_pooling(child):
             children[name] = _Stub(name, calls)
             stubs.add(name)
-    state.update(_modules=children, training=False)
-    for name in ("_forward_hooks", "_forward_pre_hooks"):
-        state[name] = OrderedDict()
     try:
+        probe = copy.copy(module)
+        state = probe.__dict__
+        state.update({n: v.copy() for n, v in state.items() if type(v) in (list, dict, set)})
+        state.update(_modules=children, training=False)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             input = torch.randn(2, 3, 32, 32)

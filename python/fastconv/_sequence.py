@@ -81,8 +81,9 @@ def _mean(input: Tensor) -> Tensor:
 
 def is_sequential(module: nn.Module) -> bool:
     """Whether its forward calls its children one after the other."""
-    forward = original_class(module).forward
-    return isinstance(module, nn.Sequential) and forward is nn.Sequential.forward
+    if not isinstance(module, nn.Sequential):
+        return False
+    return original_class(module).forward is nn.Sequential.forward
 
 
 def children(module: nn.Module) -> list[nn.Module]:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from ._order import call_order
 from ._recipes import Recipe, recipes, sequence_recipe
 from ._sequence import Part, Pool
+from .activation import of_module
 from .nn._fused import FusedModule, Native, original_class
+from .nn._parts import is_convolution, is_norm
 
 _FORMS = "_fastconv_forms"
 _METHODS = ("forward", "forward_features")  # the second in timm's networks
@@ -63,6 +65,9 @@ class Swapped(FusedModule):
         found = {method: self.recipe(method) for method in self.__dict__.get(_FORMS, {})}
         return {method: recipe for method, recipe in found.items() if recipe is not None}
 
+    def _flags_of(self, module: nn.Module) -> tuple[str, ...]:
+        return tuple(name for name, _ in _flags(module))
+
     def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self._fastconv_original.forward(self, input)
         return output
@@ -78,7 +83,7 @@ class Swapped(FusedModule):
         return None if recipe is None else recipe.build(pack)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # The class cannot be found by its name: it is made again from the one that can.
+        # The class cannot be found by its name: it is made again from the one that can be.
         methods = tuple(self.__dict__.get(_FORMS, {}))
         return _rebuild, (original_class(self), methods), self.__getstate__()
 
@@ -149,8 +154,22 @@ def _parts(module: nn.Module, order: Sequence[str]) -> list[Part]:
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:
     """What the choice of a recipe depends on beside the numbers in parameters and buffers."""
-    inside = tuple((name, original_class(m)) for name, m in module.named_modules())
-    return original_class(module).forward, inside
+    inside = ((name, original_class(m), _flags(m)) for name, m in module.named_modules())
+    return original_class(module).forward, *inside
+
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
+def _flags(module: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """The attributes that a forward may choose by: not of layers, which are read one by one."""
+    if is_convolution(module) or is_norm(module) or of_module(module) is not None:
+        return ()
+    return tuple(
+        (name, value)
+        for name, value in module.__dict__.items()
+        if type(value) in _PLAIN and name != "training" and not name.startswith("_")
+    )
 
 
 def _agrees(module: nn.Module, index: int, channels: int) -> bool:
@@ -252,7 +271,8 @@ def verified_error(module: Swapped, input: Tensor) -> float | None:
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode for as long as the structure is read; nothing is told of it."""
-    modes = [(module, module.training) for module in model.modules()]
+    own = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    modes = [(module, module.training) for module in own]
     for module, _ in modes:
         module.__dict__["training"] = False
     try:

@@ -151,7 +151,7 @@ def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
         )
     example = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     with _unchanged(model):
-        for module in model.modules():
+        for module in _in_python(model):
             module.training = False
         with _unchanged(model):
             _drop_hooks(model)
@@ -274,9 +274,14 @@ def _calls(model: nn.Module, size: tuple[int, ...], example: Tensor) -> list[_Ca
     return calls
 
 
+def _in_python(model: nn.Module) -> list[nn.Module]:
+    """The modules whose attributes are Python's: not of scripted ones."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+
+
 def _drop_hooks(model: nn.Module) -> None:
     """The user's own are not called with tensors without data."""
-    for module in model.modules():
+    for module in _in_python(model):
         for name in [name for name in module.__dict__ if name.startswith("_forward_")]:
             if isinstance(module.__dict__[name], dict):
                 module.__dict__[name] = OrderedDict()
@@ -286,9 +291,10 @@ def _drop_hooks(model: nn.Module) -> None:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Afterwards every module has the attributes that it had before: also those that its forward
     or a hook has set, which would now be tensors without data."""
-    owners = [module.__dict__ for module in model.modules()]
+    modules = _in_python(model)
+    owners = [module.__dict__ for module in modules]
     for name in ("_parameters", "_buffers", "_modules"):
-        owners += [module.__dict__[name] for module in model.modules()]
+        owners += [module.__dict__[name] for module in modules]
     saved = [(owner, dict(owner)) for owner in owners]
     try:
         yield

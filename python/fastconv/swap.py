@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from ._sequence import children, is_sequential, sequence_items
 from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
+from .nn._units import Unit
 
 Model = TypeVar("Model", bound=nn.Module)
 Filter = Callable[[nn.Module, str], bool]
@@ -106,7 +108,14 @@ def restore(model: Model) -> Model:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"restore: model must be a torch.nn.Module, got {type(model).__name__}")
-    for module in list(model.modules()):
+    swapped = [module for module in model.modules() if isinstance(module, Swapped)]
+    for module in swapped:
+        if "_fastconv_original" not in type(module).__dict__:
+            raise RuntimeError(
+                "restore: modules must have the classes that swap gave them, got a "
+                f"{type(module).__name__} with another, such as a parametrization's"
+            )
+    for module in swapped:
         if isinstance(module, Swapped):
             strides = module.__dict__.get(_STRIDES, {})
             for name, weight in _weights(module):
@@ -136,16 +145,26 @@ def fold(model: Model) -> Model:
     """
     deployed = swap(copy.deepcopy(model).eval())
     parents = {id(child): (m, n) for m in deployed.modules() for n, child in m._modules.items()}
+    units = [u for m in deployed.modules() if isinstance(m, Swapped) for u in _units_of(m)]
+    uses = Counter(id(module) for unit in units for module in (unit.convolution, unit.norm))
+    places = Counter(id(child) for m in deployed.modules() for child in m._modules.values())
     with torch.no_grad():
-        for module in list(deployed.modules()):
-            recipes = module.forms().values() if isinstance(module, Swapped) else ()
-            for unit in [unit for recipe in recipes for unit in recipe.units]:
-                if unit.norm is not None and is_norm(unit.norm):
-                    _fold_unit(unit.convolution, unit.norm, parents)
+        for unit in units:
+            pair = unit.convolution, unit.norm
+            # What is used twice is folded nowhere.
+            once = all(uses[id(m)] == 1 and places[id(m)] == 1 for m in pair)
+            if once and unit.norm is not None and is_norm(unit.norm):
+                _fold_unit(unit.convolution, unit.norm, parents)
     for module in deployed.modules():
         if isinstance(module, FusedModule):
             module._forget()
     return swap(restore(deployed))
+
+
+def _units_of(module: Swapped) -> list[Unit]:
+    """Each once, also those that two methods of the module run."""
+    found = [unit for recipe in module.forms().values() for unit in recipe.units]
+    return list({id(unit.convolution): unit for unit in found}.values())
 
 
 def _fold_unit(
@@ -164,7 +183,8 @@ def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
     """Swaps a module, or what it can inside: blocks before their parts, sequences after theirs."""
     if isinstance(module, Swapped):
         _swap_children(module, name, wanted, set())
-    if isinstance(module, FusedModule) or not wanted(module, name):
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    if scripted or isinstance(module, FusedModule) or not wanted(module, name):
         return
     found = find_forms(module)
     form = found.get("forward")
@@ -195,11 +215,19 @@ def _swap_children(module: nn.Module, name: str, wanted: Filter, taken: set[int]
 
 
 def _take(module: nn.Module, forms: dict[str, Form]) -> None:
+    if _copies_in_its_own_way(type(module)):
+        return
     try:
         module.__class__ = swapped_class(type(module), tuple(forms))
     except TypeError:  # a class whose objects cannot change theirs, such as a scripted module's
         return
     remember(module, forms=forms)
+
+
+def _copies_in_its_own_way(kind: type) -> bool:
+    """Whether objects of this class, such as a GraphModule, could not be copied as another's."""
+    names = {"__copy__", "__deepcopy__", "__reduce__", "__reduce_ex__"}
+    return any(names & base.__dict__.keys() for base in kind.__mro__ if base is not object)
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

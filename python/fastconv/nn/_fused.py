@@ -91,6 +91,10 @@ class FusedModule(nn.Module):
                 fused = cache[kind] = _Fused(self, self._form(kind, True), self._layers())
         return fused
 
+    def _flags_of(self, module: nn.Module) -> tuple[str, ...]:
+        """The attributes of a module inside that its own forward may look at."""
+        return ()
+
     def _layers(self) -> list[nn.Module]:
         """The modules inside that the native form stands for without having looked into them."""
         return []
@@ -167,10 +171,11 @@ def original_class(module: object) -> Any:
 class _Fused:
     """The native form of a module, and what it was made of."""
 
-    def __init__(self, root: nn.Module, native: Native | None, layers: list[nn.Module]) -> None:
+    def __init__(self, root: FusedModule, native: Native | None, layers: list[nn.Module]) -> None:
         self.native = native
         self.run = None if native is None else native.run()
-        modules = list(root.modules())
+        # Scripted modules are called as they are: nothing is made of their weights.
+        modules = [m for m in root.modules() if not isinstance(m, torch.jit.ScriptModule)]
         slots: Slots = []
         sizes: Sizes = []
         tensors: list[Tensor] = []
@@ -182,7 +187,8 @@ class _Fused:
             if children := module._modules:
                 slots += [(children, *item) for item in children.items()]
                 sizes.append((children, len(children)))
-            slots += [(module.__dict__, name, module.__dict__[name]) for name in _settings(module)]
+            settings = (*_settings(module), *root._flags_of(module))
+            slots += [(module.__dict__, name, module.__dict__[name]) for name in settings]
         for layer in layers:
             slots.append((layer.__dict__, "training", layer.training))
             # One that forgot its cache may have changed in a way that only it was told of.
@@ -236,7 +242,7 @@ def _is_hooked(root: nn.Module) -> bool:
     return any(
         len(module._forward_hooks) > 0
         or len(module._forward_pre_hooks) > 0
-        or "forward" in module.__dict__
+        or ("forward" in module.__dict__ and not isinstance(module, torch.jit.ScriptModule))
         for module in root.modules()
         if module is not root
     )
