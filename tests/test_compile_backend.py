@@ -95,6 +95,29 @@ def test_networks(native, name):
     assert 0 < len(calls) <= converted
 
 
+class InPlace(nn.Module):
+    """Changes what a convolution has read, before its norm runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x = x * 2
+        y = self.conv(x)
+        x += 1
+        return self.norm(y) + x
+
+
+def test_a_value_that_is_changed_in_place(native):
+    module, input = randomized(InPlace()).eval(), torch.randn(2, 8, 5, 5)
+    with torch.no_grad():
+        expected = module(input)
+    output, _, converted = rewritten(module, input)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+    assert converted == 0
+
+
 def test_train_mode_and_gradients_are_inductor_s():
     module, input = randomized(Block()), torch.randn(2, 8, 9, 7)
     output, calls, converted = rewritten(module, input)  # BatchNorm needs the batch

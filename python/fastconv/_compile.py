@@ -80,7 +80,8 @@ def rewrite(graph: fx.GraphModule) -> int:
     Returns:
         the number of convolutions that became native
     """
-    found = {one.last: one for node in graph.graph.nodes if (one := _match(node)) is not None}
+    matched = [_match(node) for node in graph.graph.nodes]
+    found = {one.last: one for one in matched if one is not None}
     for row in _rows(found):
         residual = _addition(row)
         tensors = [tensor for one in row for tensor in one.tensors]
@@ -136,7 +137,7 @@ def _match(node: fx.Node) -> _Found | None:
     spec = _spec(values)
     if spec is None or not all(_is_native(tensor) for tensor in (input, weight, bias)):
         return None
-    if input.meta["example_value"].dim() != 4:
+    if input.meta["example_value"].dim() != 4 or _is_written_to(input, node):
         return None
     kernel = tuple(weight.meta["example_value"].shape)
     if not is_supported_shape(kernel, spec.groups, spec.dilation):
@@ -199,6 +200,22 @@ def _is_native(node: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32 and value.is_cpu
 
 
+def _is_written_to(node: fx.Node, reader: fx.Node) -> bool:
+    """Whether others than `reader` may change this value in place: then it matters when it is
+    read."""
+    return any(
+        (user.target in _IN_PLACE and user.args[0] is node)
+        or user.kwargs.get("inplace") is True
+        or any(value is True for value in user.args)
+        or str(user.target).rstrip(">").endswith("_")
+        for user in node.users
+        if user is not reader
+    )
+
+
+_IN_PLACE = (operator.iadd, operator.imul, operator.isub, operator.itruediv, operator.setitem)
+
+
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
@@ -223,6 +240,8 @@ def _addition(row: Sequence[_Found]) -> fx.Node | None:
         return None
     if set(node.args) != {row[-1].last, row[0].input}:
         return None
+    if node.target is operator.iadd and node.args[0] is not row[-1].last:
+        return None  # which changes the input
     input, output = (n.meta.get("example_value") for n in (row[0].input, row[-1].last))
     if not isinstance(input, Tensor) or not isinstance(output, Tensor):
         return None
