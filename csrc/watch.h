@@ -73,7 +73,10 @@ class Watch {
       Py_VISIT(dict.dict.ptr());
       for (const Slot& slot : dict.slots) Py_VISIT(slot.value.ptr());
     }
-    for (const Counted& t : tensors_) Py_VISIT(t.tensor.ptr());
+    for (const Counted& t : tensors_) {
+      Py_VISIT(t.tensor.ptr());
+      Py_VISIT(t.data.ptr());
+    }
     return 0;
   }
 
@@ -106,7 +109,7 @@ class Watch {
     }
   };
   struct Counted {
-    py::object tensor;
+    py::object tensor, data;
     bool counted;
     std::uint64_t version, data_ptr;
   };
@@ -155,7 +158,9 @@ class Watch {
         throw py::type_error("Watch: tensors must be tensors");
     }
     const bool counted = !tensor.attr("is_inference")().cast<bool>();
-    tensors_.push_back({tensor, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
+    // As long as its data lives, nothing else is put where that is.
+    const py::object data = tensor.attr("detach")();
+    tensors_.push_back({tensor, data, counted, counted ? version(tensor) : 0, data_ptr(tensor)});
     watch_memory(tensor.ptr(), 64);
     const auto inside = tensor.attr("_cdata").cast<std::uintptr_t>();
     watch_memory(inside, 192);

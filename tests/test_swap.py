@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import re
+import threading
 
 import pytest
 import torch
@@ -422,6 +423,167 @@ def test_compile_export_and_trace():
     close(output(program.module(), input), expected)
     assert "fastconv" not in str(traced.inlined_graph)
     close(output(torch.fx.symbolic_trace(model), input), expected)
+
+
+class Looks(nn.Module):
+    """Two sequences one after the other, and something between them that is easily missed."""
+
+    def __init__(self, between):
+        super().__init__()
+        self.a = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.b = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.scale = nn.Parameter(torch.ones(1))
+        self.calls = 0
+        self.between = between
+
+    def forward(self, x):
+        return self.b(self.between(self, self.a(x)))
+
+
+def _count(module, x):
+    module.calls += 1
+    return x
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda module, x: x.clamp(-1, 1),
+        lambda module, x: x * module.scale,
+        lambda module, x: x if x.shape[-1] < 20 else x[..., ::2],
+        lambda module, x: F.interpolate(x, (3, 5)),
+        _count,
+    ],
+)
+def test_what_a_forward_does_beside_calling_its_children(between):
+    model, input = Looks(between).eval(), torch.randn(2, 3, 24, 22)
+    plain = copy.deepcopy(model)
+    fastconv.swap(model)
+    for network in (model, plain):
+        output(network, input)
+        with torch.no_grad():
+            network.scale.mul_(3)
+    close(output(model, input), output(plain, input))
+    assert model.calls == plain.calls
+    assert isinstance(model.a, Swapped)
+
+
+class _OtherDropout(nn.Dropout):
+    def forward(self, x):
+        return x / 2
+
+
+class _OtherSequential(nn.Sequential):
+    def __iter__(self):
+        return iter(list(self._modules.values())[:2])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Conv2d(8, 8, 1), _OtherDropout(), nn.Conv2d(8, 8, 1)),
+        lambda: _OtherSequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)),
+    ],
+)
+def test_subclasses_may_do_something_else(make):
+    model, input = make().eval(), torch.randn(2, 8, 5, 5)
+    expected = output(model, input)
+    close(output(fastconv.swap(model), input), expected)
+
+
+class _Mutates(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        x += self.norm(self.conv(x))
+        return x
+
+
+def test_a_block_that_changes_its_input():
+    block, input = randomized(_Mutates()).eval(), torch.randn(2, 8, 5, 5)
+    expected = input.clone()
+    output(block, expected)
+    fastconv.swap(block)
+    output(block, input)
+    close(input, expected)
+
+
+def test_what_is_put_on_a_module_or_its_class():
+    model, input = net()
+    plain = copy.deepcopy(model)
+    fastconv.swap(model)
+    output(model, input)
+    for network in (model, plain):
+        network.stem[0].padding_mode = "circular"
+        network.stem[0]._reversed_padding_repeated_twice = [1, 1, 1, 1]
+    close(output(model, input), output(plain, input))
+    forward = Shortcut.forward
+    try:
+        Shortcut.forward = lambda self, x: x * 2 if self.add else forward(self, x)
+        close(output(model, input), output(plain, input))
+        close(output(fastconv.swap(fastconv.restore(model)), input), output(plain, input))
+    finally:
+        Shortcut.forward = forward
+
+
+def test_weights_that_share_memory_still_do():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    model[2].weight.data = model[0].weight.data
+    fastconv.swap(model)
+    assert model[0].weight.data_ptr() == model[2].weight.data_ptr()
+
+
+class _Named(nn.Module):
+    """With names that are also ours, a state of its own, and a registry of subclasses."""
+
+    known: list = []  # noqa: RUF012
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        _Named.known.append(cls)
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.lock = threading.Lock()
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
+def test_names_states_and_registries():
+    block, input = randomized(_Named()).eval(), torch.randn(1, 8, 5, 5)
+    expected = output(block, input)
+    fastconv.swap(block)
+    close(output(copy.deepcopy(block), input), expected)
+    assert _Named.known == []
+    block = randomized(Functional()).eval()
+    block._layers = "mine"
+    fastconv.swap(block)
+    output(block, input)
+    assert fastconv.restore(block)._layers == "mine"
+
+
+def test_memory_format_none_keeps_the_format():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    fastconv.swap(model, memory_format=None)
+    input = torch.randn(2, 3, 8, 8)
+    assert output(model, input).is_contiguous()
+    last = input.contiguous(memory_format=torch.channels_last)
+    assert output(model, last).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_swap_under_inference_mode():
+    model, input = net()
+    with torch.inference_mode():
+        fastconv.swap(model)
+    model.train()(input).sum().backward()
+    assert model.last.weight.grad is not None
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

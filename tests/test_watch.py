@@ -89,6 +89,15 @@ def test_tensors_without_a_version(kind):
         assert not watch.holds()
 
 
+def test_data_that_is_replaced_again_and_again(kind):
+    """Where the first data was must not be where a later one is."""
+    tensor = torch.ones(1000)
+    watch = kind([], [], [tensor])
+    for _ in range(20):
+        tensor.data = torch.ones(1000)
+        assert not watch.holds()
+
+
 def test_a_replaced_object_stays_alive(kind):
     """Else a new one could be made where the old one was, and be taken for it."""
     owner = {"value": Box()}

@@ -22,7 +22,7 @@ from ._sequence import (
     sequence_items,
 )
 from .activation import CODES, activate, of_module
-from .nn._fused import Native, original_class
+from .nn._fused import Native
 from .nn._parts import Stage, is_supported, native_convolution
 from .nn._units import Unit, excite_parts, is_identity, leaves, native_units, units
 from .ops.pointwise_conv2d import OPS as POINTWISE
@@ -52,7 +52,7 @@ def recipes(module: nn.Module) -> Iterator[Recipe]:
     """All recipes for a module, the likeliest first."""
     if isinstance(module, nn.Conv2d):
         if is_supported(module):
-            yield _units_recipe([Unit(module)], certain=original_class(module) is nn.Conv2d)
+            yield _units_recipe([Unit(module)], certain=True)
     elif is_sequential(module):
         recipe = sequence_recipe(children(module))
         if recipe is not None:
@@ -145,7 +145,7 @@ def _residual_branch(module: nn.Module) -> Iterator[Recipe]:
     others = [m for name, m in parts.items() if name not in special and m is not None]
     if not all(is_identity(other) for other in others):
         return
-    acts = [parts.get(f"act{n}") or parts.get("relu") for n in names]
+    acts = [parts.get(f"act{n}", parts.get("relu")) for n in names]
     end = of_module(acts[-1])
     if end is None or any(act is None for act in acts):
         return

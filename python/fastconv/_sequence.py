@@ -83,7 +83,9 @@ def is_sequential(module: nn.Module) -> bool:
     """Whether its forward calls its children one after the other."""
     if not isinstance(module, nn.Sequential):
         return False
-    return original_class(module).forward is nn.Sequential.forward
+    kind = original_class(module)
+    sequential = nn.Sequential
+    return kind.forward is sequential.forward and kind.__iter__ is sequential.__iter__
 
 
 def children(module: nn.Module) -> list[nn.Module]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,12 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ._order import call_order
+from ._order import Watched, call_order, fingerprint, noting
 from ._recipes import Recipe, recipes, sequence_recipe
 from ._sequence import Part, Pool
 from .activation import of_module
-from .nn._fused import FusedModule, Native, original_class
-from .nn._parts import is_convolution, is_norm
+from .nn._fused import FusedModule, Native, Run, flags, original_class
+from .nn._parts import is_convolution, is_norm, pads_like_tensorflow
+from .nn._units import is_identity
 
 _FORMS = "_fastconv_forms"
 _METHODS = ("forward", "forward_features")  # the second in timm's networks
@@ -51,6 +53,9 @@ class Swapped(FusedModule):
 
     _fastconv_original: Any
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Does nothing: the class behind may register its subclasses, and this is none of them."""
+
     def recipe(self, method: str = "forward") -> Recipe | None:
         """The recipe that was found to compute what a method of this module does."""
         form: Form | None = self.__dict__.get(_FORMS, {}).get(method)
@@ -65,8 +70,14 @@ class Swapped(FusedModule):
         found = {method: self.recipe(method) for method in self.__dict__.get(_FORMS, {})}
         return {method: recipe for method, recipe in found.items() if recipe is not None}
 
-    def _flags_of(self, module: nn.Module) -> tuple[str, ...]:
-        return tuple(name for name, _ in _flags(module))
+    def _may_choose(self, module: nn.Module) -> bool:
+        return not _is_layer(module)
+
+    def _native_run(self, input: Tensor, kind: str) -> Run | None:
+        run = super()._native_run(input, kind)
+        if run is None or not self.__dict__.get("_fastconv_keeps_format", False):
+            return run
+        return functools.partial(_keeping_format, run)
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self._fastconv_original.forward(self, input)
@@ -92,7 +103,9 @@ def swapped_class(original: type, methods: Sequence[str]) -> type:
     """The subclass of `original` whose `methods` are native; always the same one."""
     subclasses: list[type] = original.__subclasses__()
     for subclass in subclasses:
-        if subclass.__bases__[0] is Swapped and subclass.__dict__["_methods"] == tuple(methods):
+        ours = subclass.__bases__[0] is Swapped and subclass.__dict__["_methods"] == tuple(methods)
+        same = [getattr(original, method) for method in methods]
+        if ours and subclass.__dict__["_plain"] == same:
             return subclass
     names: dict[str, Any] = {
         "__module__": original.__module__,
@@ -100,6 +113,7 @@ def swapped_class(original: type, methods: Sequence[str]) -> type:
         "__doc__": original.__doc__,
         "_fastconv_original": original,
         "_methods": tuple(methods),
+        "_plain": [getattr(original, method) for method in methods],
         "forward": original.forward,  # type: ignore[attr-defined]
     }
     names |= {method: _native_method(original, method) for method in methods}
@@ -108,11 +122,13 @@ def swapped_class(original: type, methods: Sequence[str]) -> type:
 
 def _native_method(original: type, method: str) -> Callable[..., Any]:
     """The native method, with the signature and documentation of the class's own."""
-    plain = getattr(original, method)
+    known = getattr(original, method)
 
-    @functools.wraps(plain)
+    @functools.wraps(known)
     def run(self: Swapped, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and len(kwargs) == 0 and isinstance(args[0], Tensor):
+        plain = getattr(original, method)
+        single = len(args) == 1 and len(kwargs) == 0 and isinstance(args[0], Tensor)
+        if single and plain is known:  # else somebody has changed the class since
             native = self._native_run(args[0], method)
             if native is not None:
                 return native(args[0])
@@ -149,31 +165,50 @@ def find_forms(module: nn.Module) -> dict[str, Form]:
 
 def _parts(module: nn.Module, order: Sequence[str]) -> list[Part]:
     children = module._modules
-    return [Pool() if name == "" else children[name] or nn.Identity() for name in order]
+    found: list[Part] = []
+    for name in order:
+        child = children.get(name)
+        found.append(Pool() if name == "" else nn.Identity() if child is None else child)
+    return found
 
 
 def _structure(module: nn.Module) -> tuple[Any, ...]:
     """What the choice of a recipe depends on beside the numbers in parameters and buffers."""
-    inside = ((name, original_class(m), _flags(m)) for name, m in module.named_modules())
-    return original_class(module).forward, *inside
-
-
-_PLAIN = frozenset((bool, int, float, str, type(None)))
-
-
-def _flags(module: nn.Module) -> tuple[tuple[str, Any], ...]:
-    """The attributes that a forward may choose by: not of layers, which are read one by one."""
-    if is_convolution(module) or is_norm(module) or of_module(module) is not None:
-        return ()
     return tuple(
-        (name, value)
-        for name, value in module.__dict__.items()
-        if type(value) in _PLAIN and name != "training" and not name.startswith("_")
+        (name, kind, kind.forward, *(() if _is_layer(m) else _facts(m)))
+        for name, m in module.named_modules()
+        for kind in (original_class(m),)
     )
+
+
+_FUNCTIONS = frozenset((types.FunctionType, types.MethodType, functools.partial))
+
+
+def _facts(module: nn.Module) -> tuple[Any, ...]:
+    """What a forward may choose by: plain attributes, and methods that were put on the object."""
+    kind = type(module)
+    patched = [n for n, v in module.__dict__.items() if type(v) in _FUNCTIONS and hasattr(kind, n)]
+    return *flags(module), *sorted(patched)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether this is read by itself, and its attributes are watched as a layer's."""
+    known = is_convolution(module) or is_norm(module) or of_module(module) is not None
+    own = isinstance(module, FusedModule) and not isinstance(module, Swapped)
+    return known or own or is_identity(module)
+
+
+def _keeping_format(run: Run, input: Tensor) -> Tensor:
+    output = run(input)
+    if output.dim() == 4 and input.is_contiguous():
+        return output.contiguous()
+    return output
 
 
 def _agrees(module: nn.Module, index: int, channels: int) -> bool:
     """Whether a recipe computes what the module's own forward does, with any weights."""
+    if any(_has_containers(part) for part in module.modules()):
+        return False
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
@@ -181,18 +216,30 @@ def _agrees(module: nn.Module, index: int, channels: int) -> bool:
             native = list(recipes(probe))[index].build(False)
             if native is None:
                 return False
-            run, forward = native.run(), original_class(probe).forward
+            forward = original_class(probe).forward
             inputs = list(_probes(channels))
-            expected = [_outcome(forward, probe, input.clone()) for input in inputs]
+            before = fingerprint(probe)
+            # timm's convolution has to look at the shape, to pad.
+            may_look = any(pads_like_tensorflow(original_class(m)) for m in probe.modules())
+            original = functools.partial(forward, probe)
+            expected = [_outcome(original, input, may_look) for input in inputs]
             # Where both refuse every input, they have nothing in common but that.
-            if all(output is None for output in expected):
+            if all(output is None for output in expected) or fingerprint(probe) != before:
                 return False
             return all(
-                _same(output, _outcome(run, input))
+                _same(output, _outcome(native.run(), input, True))
                 for output, input in zip(expected, inputs, strict=True)
             )
     except Exception:  # a copy that cannot be made, whatever its class raises
         return False
+
+
+def _has_containers(module: nn.Module) -> bool:
+    """Whether there are settings in which a change could not be seen."""
+    return any(
+        type(value) in (dict, list, set) and not name.startswith("_")
+        for name, value in module.__dict__.items()
+    )
 
 
 def _probes(channels: int) -> Iterator[Tensor]:
@@ -202,12 +249,29 @@ def _probes(channels: int) -> Iterator[Tensor]:
         yield scale * torch.randn(2, channels, height, width)
 
 
-def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns; None where it refuses the input."""
+def _outcome(function: Callable[..., Any], input: Tensor, may_look: bool) -> Any:
+    """What a function returns; None where it refuses the input.
+
+    NaN if it changes its input, returns a part of it, or looks at its shape: it may then do
+    something else for others.
+    """
+    given = input.clone()
     try:
-        return function(*arguments)
+        with noting() as called:
+            output = function(given if may_look else given.as_subclass(Watched))
+            looked = any(one in _SHAPES for one in called)
     except Exception:
         return None
+    if not isinstance(output, Tensor):
+        return output
+    output = output.as_subclass(Tensor)
+    shared = output.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
+    if shared or looked or not torch.equal(given, input):
+        return torch.full_like(output, torch.nan)
+    return output
+
+
+_SHAPES = (Tensor.shape.__get__, Tensor.size, Tensor.stride, Tensor.numel)  # type: ignore[attr-defined]
 
 
 def _same(expected: Any, actual: Tensor | None) -> bool:

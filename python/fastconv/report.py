@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from . import backend as backends
 from ._swapped import Swapped, evaluating
 from ._table import print_table
-from .nn._fused import FusedModule, _is_hooked
+from .nn._fused import FusedModule, _is_hooked, has_global_hooks
 from .nn._parts import are_native, is_convolution, is_supported
 from .summary import summary
 
@@ -221,6 +221,8 @@ def _why_not_now(module: FusedModule, method: str) -> str:
     if not are_native(*(t for t in tensors if t.is_floating_point())):
         kinds = {f"{t.dtype}".removeprefix("torch.") + f" on {t.device}" for t in tensors}
         return f"its parameters are {', '.join(sorted(kinds))}; the kernels take float32 on cpu"
+    if "forward" in module.__dict__ or has_global_hooks():
+        return "a hook for all modules, or another forward put on this one"
     if _is_hooked(module):
         return f"a hook inside: the {type(module).__name__} runs its own forward"
     if isinstance(module, Swapped) and module.unpacked(method) is None:

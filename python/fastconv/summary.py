@@ -150,11 +150,11 @@ def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
             f"summary: model must have run once, got a {type(model).__name__} with lazy layers"
         )
     example = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    with _unchanged(model):
+    with unchanged(model):
         for module in _in_python(model):
             module.training = False
-        with _unchanged(model):
-            _drop_hooks(model)
+        with unchanged(model):
+            drop_hooks(model)
             calls = _calls(model, size, example)
         with torch.no_grad():
             rows = tuple(call.row() for call in calls if call.is_listed)
@@ -279,7 +279,7 @@ def _in_python(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
 
 
-def _drop_hooks(model: nn.Module) -> None:
+def drop_hooks(model: nn.Module) -> None:
     """The user's own are not called with tensors without data."""
     for module in _in_python(model):
         for name in [name for name in module.__dict__ if name.startswith("_forward_")]:
@@ -288,7 +288,7 @@ def _drop_hooks(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
     """Afterwards every module has the attributes that it had before: also those that its forward
     or a hook has set, which would now be tensors without data."""
     modules = _in_python(model)

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from . import backend as backends
-from ._sequence import children, is_sequential, sequence_items
+from ._sequence import is_sequential
 from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
 from .nn._units import Unit
+from .summary import drop_hooks, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 Filter = Callable[[nn.Module, str], bool]
@@ -50,7 +51,10 @@ def swap(
         model: any module, in train or eval mode
         backend: as for :func:`use_backend`, for this model's blocks where no other is active
         filter_fn: called with a module and its name; False leaves it and all inside alone
-        memory_format: for the weights of what is swapped, None to leave them
+        memory_format: for the weights of what is swapped. Outputs are then channels_last, as
+            those of every network in that format: ``flatten`` them, where ``view`` would need
+            contiguous ones. None leaves the weights, and contiguous inputs give contiguous
+            outputs, at the price of conversions.
         dtype: converts the model to it first; the native CPU kernels compute in float32
         verify: compare each swapped block with its own forward, on `example_inputs`; the errors are
             in the report
@@ -79,7 +83,7 @@ def swap(
         _swap_inside(model, "", filter_fn or (lambda module, name: True))
     swapped = [m for m in model.modules() if isinstance(m, Swapped)]
     for module in swapped:
-        remember(module, backend=backend)
+        remember(module, backend=backend, keeps_format=memory_format is None)
     if not any(isinstance(module, FusedModule) for module in model.modules()):
         warnings.warn(
             f"swap: {type(model).__name__} has nothing that fastconv could run: it is unchanged. "
@@ -88,7 +92,7 @@ def swap(
         )
         return model
     if memory_format is not None:
-        _lay_out([m for m in swapped if id(m) not in before], memory_format)
+        _lay_out(model, [m for m in swapped if id(m) not in before], memory_format)
     if verify:
         _verify(model, example_inputs)
     return model
@@ -120,8 +124,9 @@ def restore(model: Model) -> Model:
             strides = module.__dict__.get(_STRIDES, {})
             for name, weight in _weights(module):
                 if name in strides and len(strides[name]) == weight.dim():
-                    data = weight.data
-                    weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
+                    with torch.inference_mode(False):
+                        data = weight.data
+                        weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
             module._forget()
             original = original_class(module)
             for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
@@ -135,7 +140,8 @@ def fold(model: Model) -> Model:
     """A copy to deploy: swapped, in eval mode, its BatchNorms folded for good.
 
     The keys of the state_dict are no longer the model's: folded norms are gone (their activations
-    stay), convolutions have biases. It cannot be trained as the model can.
+    stay), convolutions have biases. It cannot be trained as the model can, and what is read
+    between a convolution and its norm is no longer what it was.
 
     Args:
         model: swapped or not; it is not changed
@@ -145,7 +151,9 @@ def fold(model: Model) -> Model:
     """
     deployed = swap(copy.deepcopy(model).eval())
     parents = {id(child): (m, n) for m in deployed.modules() for n, child in m._modules.items()}
-    units = [u for m in deployed.modules() if isinstance(m, Swapped) for u in _units_of(m)]
+    found = [u for m in deployed.modules() if isinstance(m, Swapped) for u in _units_of(m)]
+    # A convolution is also swapped alone, for those who call it alone.
+    units = [unit for unit in found if unit.norm is not None]
     uses = Counter(id(module) for unit in units for module in (unit.convolution, unit.norm))
     places = Counter(id(child) for m in deployed.modules() for child in m._modules.values())
     with torch.no_grad():
@@ -182,17 +190,14 @@ def _fold_unit(
 def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
     """Swaps a module, or what it can inside: blocks before their parts, sequences after theirs."""
     if isinstance(module, Swapped):
-        _swap_children(module, name, wanted, set())
+        _swap_children(module, name, wanted)
     scripted = isinstance(module, torch.jit.ScriptModule)
     if scripted or isinstance(module, FusedModule) or not wanted(module, name):
         return
     found = find_forms(module)
     form = found.get("forward")
-    if is_sequential(module):
-        _swap_children(module, name, wanted, {id(c) for c in _own_convolutions(module)})
-        found = find_forms(module)
-    elif form is None or form.order is not None:
-        _swap_children(module, name, wanted, set())
+    if is_sequential(module) or form is None or form.order is not None:
+        _swap_children(module, name, wanted)
         found = find_forms(module)
     elif module._modules.get("downsample") is not None:  # a residual block's other branch
         inner = f"{name}.downsample" if name else "downsample"
@@ -201,27 +206,28 @@ def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
         _take(module, found)
 
 
-def _own_convolutions(module: nn.Module) -> list[nn.Module]:
-    """Of a sequence: those of its children that it runs itself, with what follows them."""
-    items = sequence_items(children(module))
-    inside = [unit.convolution for item in items for unit in item.units]
-    return [child for child in children(module) if any(child is own for own in inside)]
-
-
-def _swap_children(module: nn.Module, name: str, wanted: Filter, taken: set[int]) -> None:
+def _swap_children(module: nn.Module, name: str, wanted: Filter) -> None:
     for child_name, child in module._modules.items():
-        if child is not None and id(child) not in taken:
+        if child is not None:
             _swap_inside(child, f"{name}.{child_name}" if name else child_name, wanted)
 
 
 def _take(module: nn.Module, forms: dict[str, Form]) -> None:
-    if _copies_in_its_own_way(type(module)):
+    if _copies_in_its_own_way(type(module)) or _has_our_names(module):
         return
     try:
         module.__class__ = swapped_class(type(module), tuple(forms))
     except TypeError:  # a class whose objects cannot change theirs, such as a scripted module's
         return
     remember(module, forms=forms)
+
+
+def _has_our_names(module: nn.Module) -> bool:
+    """Whether a name of ours would hide one of the module's."""
+    ours = set(dir(Swapped)) - set(dir(nn.Module))
+    places = (module.__dict__, module._modules, module._parameters, module._buffers)
+    taken = set(dir(type(module))) - set(dir(nn.Module))
+    return bool(ours & taken) or any(ours & set(place) for place in places)
 
 
 def _copies_in_its_own_way(kind: type) -> bool:
@@ -236,13 +242,28 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, inner.weight
 
 
-def _lay_out(modules: list[nn.Module], memory_format: torch.memory_format) -> None:
-    for module in modules:
-        strides = module.__dict__[_STRIDES] = {}
-        for name, weight in _weights(module):
-            if not weight.is_contiguous(memory_format=memory_format):
-                strides[name] = weight.stride()
-                weight.data = weight.data.contiguous(memory_format=memory_format)
+def _lay_out(
+    model: nn.Module, modules: list[nn.Module], memory_format: torch.memory_format
+) -> None:
+    """Only weights that have their memory for themselves: others would be torn apart."""
+    places = Counter(
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*model.parameters(), *model.buffers())
+        if not nn.parameter.is_lazy(tensor)
+    )
+    with torch.inference_mode(False):
+        for module in modules:
+            strides = module.__dict__[_STRIDES] = {}
+            for name, weight in _weights(module):
+                if nn.parameter.is_lazy(weight) or weight.is_contiguous(
+                    memory_format=memory_format
+                ):
+                    continue
+                storage = weight.untyped_storage()
+                whole = storage.nbytes() == weight.numel() * weight.element_size()
+                if whole and places[storage.data_ptr()] == 1 and not weight.is_shared():
+                    strides[name] = weight.stride()
+                    weight.data = weight.data.contiguous(memory_format=memory_format)
 
 
 def _verify(model: nn.Module, example_inputs: Any) -> None:
@@ -250,24 +271,27 @@ def _verify(model: nn.Module, example_inputs: Any) -> None:
     inputs = example_inputs
     if inputs is None:
         first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        inputs = torch.randn(1, 3 if first is None else first.in_channels, 224, 224)
+        generator = torch.Generator().manual_seed(0)
+        shape = 1, 3 if first is None else first.in_channels, 224, 224
+        inputs = torch.randn(shape, generator=generator)
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     busy = False
+    errors: dict[nn.Module, float | None] = {}
 
     def compare(module: nn.Module, args: tuple[Any, ...]) -> None:
         nonlocal busy
         if not busy and isinstance(module, Swapped) and len(args) == 1:
             busy = True
             try:
-                remember(module, error=verified_error(module, args[0]))
+                errors[module] = verified_error(module, args[0])
             finally:
                 busy = False
 
-    with evaluating(model), torch.no_grad():
-        swapped = [m for m in model.modules() if isinstance(m, Swapped)]
-        handles = [module.register_forward_pre_hook(compare) for module in swapped]
-        try:
-            model(*arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
+    with unchanged(model), evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        drop_hooks(model)
+        for module in model.modules():
+            if isinstance(module, Swapped):
+                module.register_forward_pre_hook(compare)
+        model(*arguments)
+    for module, error in errors.items():
+        remember(module, error=error)

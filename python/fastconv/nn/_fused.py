@@ -91,9 +91,9 @@ class FusedModule(nn.Module):
                 fused = cache[kind] = _Fused(self, self._form(kind, True), self._layers())
         return fused
 
-    def _flags_of(self, module: nn.Module) -> tuple[str, ...]:
-        """The attributes of a module inside that its own forward may look at."""
-        return ()
+    def _may_choose(self, module: nn.Module) -> bool:
+        """Whether the native form was made for the attributes that this module inside has."""
+        return False
 
     def _layers(self) -> list[nn.Module]:
         """The modules inside that the native form stands for without having looked into them."""
@@ -120,8 +120,9 @@ class FusedModule(nn.Module):
 
     def _form(self, kind: str, pack: bool) -> Native | None:
         """The native form, unless something inside drops: a Dropout alone may be in train mode."""
-        if any(module.training and only_drops(module) for module in self.modules()):
-            return None
+        for module in self.modules():
+            if module.training and (only_drops(module) or self._may_choose(module)):
+                return None
         return self._fuse(kind, pack)
 
     def _runs_natively_as_it_is(self) -> bool:
@@ -135,6 +136,8 @@ class FusedModule(nn.Module):
         """Why the native op cannot take this input, None if it can."""
         if type(input) is not Tensor and type(input) is not nn.Parameter:
             return f"the input is a {type(input).__name__}, and the kernels take plain tensors"
+        if input.layout is not torch.strided:
+            return f"the input is {input.layout}, and the kernels take strided tensors"
         if not input.is_cpu or input.dtype is not torch.float32:
             return f"the input is {input.dtype} on {input.device}, and the kernels float32 on CPU"
         if input.dim() != self._input_dims:
@@ -156,9 +159,12 @@ class FusedModule(nn.Module):
         self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()  # for copy, deepcopy and pickle
-        state.pop(_CACHE, None)
+    def __getstate__(self) -> Any:
+        # For copy, deepcopy and pickle; the class behind this one may have its own.
+        own = getattr(super(), "__getstate__", None)
+        state = self.__dict__ if own is None else own()
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != _CACHE}
         return state
 
 
@@ -187,8 +193,12 @@ class _Fused:
             if children := module._modules:
                 slots += [(children, *item) for item in children.items()]
                 sizes.append((children, len(children)))
-            settings = (*_settings(module), *root._flags_of(module))
-            slots += [(module.__dict__, name, module.__dict__[name]) for name in settings]
+            slots += [(module.__dict__, name, module.__dict__[name]) for name in _settings(module)]
+            if root._may_choose(module):
+                attributes = module.__dict__
+                slots += [(attributes, name, value) for name, value in flags(module)]
+                slots.append((attributes, "training", module.training))
+                sizes.append((attributes, len(attributes)))
         for layer in layers:
             slots.append((layer.__dict__, "training", layer.training))
             # One that forgot its cache may have changed in a way that only it was told of.
@@ -196,6 +206,9 @@ class _Fused:
                 slots.append((layer.__dict__, _CACHE, layer.__dict__[_CACHE]))
         self._watch = Watch(slots, sizes, tensors)
         self._isa_generation = backend.isa_generation
+        # A class can be given another forward later.
+        classes = {original_class(m) for m in modules if root._may_choose(m)}
+        self._forwards = [(kind, kind.forward) for kind in classes]
         inner = modules[1:]
         hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
         # A forward that was put on a module itself is as good as a hook.
@@ -210,32 +223,52 @@ class _Fused:
                 self.native.adopt(packed)
 
     def is_current(self) -> bool:
-        return bool(self._watch.holds()) and self._isa_generation == backend.isa_generation
+        if not self._watch.holds() or self._isa_generation != backend.isa_generation:
+            return False
+        return all(kind.forward is forward for kind, forward in self._forwards)
 
     def is_hooked(self) -> bool:
-        return (
-            not self._unhooked.holds()
-            or bool(global_hooks._global_forward_hooks)
-            or bool(global_hooks._global_forward_pre_hooks)
-        )
+        return not self._unhooked.holds() or has_global_hooks()
+
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
+def flags(module: nn.Module) -> list[tuple[str, Any]]:
+    """The attributes that a forward may choose by."""
+    return [
+        (name, value)
+        for name, value in module.__dict__.items()
+        if type(value) in _PLAIN and name != "training" and not name.startswith("_")
+    ]
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:
     """The attributes that decide what a convolution, a norm or a dropout computes."""
     if isinstance(module, nn.Conv2d):
-        return "stride", "padding", "dilation", "groups"
+        return "stride", "padding", "padding_mode", "dilation", "groups"
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return "training", "eps"
+    if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's
+        return ("eps",) if "eps" in module.__dict__ else ()
     return ("training",) if only_drops(module) else ()
 
 
 # What drops in train mode and does nothing else: by name, because these are not in PyTorch.
 _DROPPING = frozenset(("StochasticDepth", "DropPath", "DropBlock2d"))
+_LIBRARIES = frozenset(("torchvision", "timm", "fastconv"))
 
 
 def only_drops(module: nn.Module) -> bool:
     """Whether this is a dropout of activations or of a branch, which eval mode turns off."""
-    return isinstance(module, (nn.Dropout, nn.Dropout2d)) or type(module).__name__ in _DROPPING
+    kind = type(module)
+    known = kind.__name__ in _DROPPING and kind.__module__.split(".")[0] in _LIBRARIES
+    return kind is nn.Dropout or kind is nn.Dropout2d or known
+
+
+def has_global_hooks() -> bool:
+    """Whether every module has hooks."""
+    return bool(global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks)
 
 
 def _is_hooked(root: nn.Module) -> bool:

@@ -83,6 +83,10 @@ def read_stage(
         return None
     source, bias = convolution.weight, convolution.bias
     weight: Tensor = source
+    # What is no parameter, but computed or set as an attribute, can change without being seen.
+    own = convolution._parameters
+    if own.get("weight") is not source or own.get("bias") is not bias:
+        return None
     if not are_native(weight, bias):
         return None
     if norm is not None and type(norm) is not nn.Identity:
@@ -96,6 +100,10 @@ def read_stage(
         statistics: Any = norm  # whose class may be none of PyTorch's
         mean, var = statistics.running_mean, statistics.running_var
         gamma, beta = statistics.weight, statistics.bias
+        owned: dict[str, Any] = {**norm._parameters, **norm._buffers}
+        names = ("running_mean", "running_var", "weight", "bias")
+        if any(owned.get(n) is not t for n, t in zip(names, (mean, var, gamma, beta), strict=True)):
+            return None
         if mean is None or var is None or not are_native(mean, var, gamma, beta):
             return None
         weight, bias = fold_batch_norm(weight, bias, mean, var, gamma, beta, statistics.eps)
@@ -114,7 +122,7 @@ def is_convolution(module: nn.Module | None) -> bool:
     kind = original_class(module)
     if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
         return False
-    return kind is nn.Conv2d or kind is Conv2d or kind.__name__ == _SAME_CONVOLUTION
+    return kind is nn.Conv2d or kind is Conv2d or pads_like_tensorflow(kind)
 
 
 def is_supported(convolution: nn.Module) -> bool:
@@ -139,7 +147,8 @@ def is_norm(module: nn.Module | None) -> bool:
         return True
     if isinstance(module, nn.BatchNorm2d):
         return norm_activation(module) is not None
-    return type(module).__name__ == "FrozenBatchNorm2d" and hasattr(module, "running_var")
+    kind = type(module)
+    return kind.__name__ == "FrozenBatchNorm2d" and kind.__module__.startswith("torchvision.")
 
 
 def norm_activation(module: nn.Module | None) -> nn.Module | None:
@@ -150,7 +159,8 @@ def norm_activation(module: nn.Module | None) -> nn.Module | None:
     return children.get("act")
 
 
-_SAME_CONVOLUTION = "Conv2dSame"  # timm's, and what copied it
+def pads_like_tensorflow(kind: type) -> bool:
+    return kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.")
 
 
 def read_sequence(modules: nn.Module | None) -> Stage | None:
@@ -224,7 +234,7 @@ def native_pooled(stage: Stage | None, pack: bool) -> Native | None:
 
 def _padding(convolution: nn.Conv2d, stride: tuple[int, int]) -> Padding4 | None:
     padding = convolution.padding
-    if original_class(convolution).__name__ == _SAME_CONVOLUTION:
+    if pads_like_tensorflow(original_class(convolution)):
         if stride != (1, 1):
             return None
         padding = "same"

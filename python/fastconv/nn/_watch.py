@@ -27,6 +27,8 @@ class PythonWatch:
         self._versions = [tensor._version for tensor in self._counted]
         self._tensors = list(tensors)
         self._addresses = [tensor.data_ptr() for tensor in tensors]
+        # As long as this lives, nothing else is put where the data is.
+        self._data = [tensor.detach() for tensor in tensors]
 
     def holds(self) -> bool:
         """Whether everything still is what it was."""
