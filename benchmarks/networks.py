@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from fastconv import _library, backend
 from fastconv._timing import Contender
 
 from .layers import flops, network, random_input
-from .peers import OURS
+from .peers import OURS, SWAPPED
 from .timing import LEVELS, Work
 
 Call = Callable[[], torch.Tensor]
@@ -37,8 +39,16 @@ class Setting:
         return (self.batch, 3, 224, 224)
 
     def work(self) -> Work:
-        """fastconv's network and torchvision's, with the same weights."""
-        return self._work(lambda call: (Contender(OURS, call, call),))
+        """fastconv's network and torchvision's, swapped and as it is, with the same weights."""
+        work = self._work(lambda call: (Contender(OURS, call, call),))
+        swapped = fastconv.swap(copy.deepcopy(work.module))
+
+        def call() -> torch.Tensor:
+            output: torch.Tensor = swapped(work.input)
+            return output
+
+        ours = (*work.ours, Contender(SWAPPED, call, call))
+        return dataclasses.replace(work, ours=ours)
 
     def isa_work(self) -> Work:
         """The same with fastconv once per ISA level of this CPU, to compare the levels."""

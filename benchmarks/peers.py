@@ -12,6 +12,7 @@ from fastconv._runtimes import UnavailableError
 from fastconv._timing import Contender
 
 OURS = "fastconv"
+SWAPPED = "fastconv_swap"  # torchvision's network after fastconv.swap
 EAGER = ("eager", "eager_channels_last")
 RUNTIMES = ("onnxruntime", "openvino")
 RIVALS = (*EAGER, "torch_compile", *RUNTIMES)

@@ -9,6 +9,7 @@ _MARKED = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- /results -->", re.DOTA
 _NO_RESULTS = "No results are recorded yet: `make bench` measures them.\n"
 COLUMNS = {
     "fastconv": ("fastconv",),
+    "torchvision, swapped": ("fastconv_swap",),
     "ONNX Runtime": ("onnxruntime", "onnxruntime_no_spinning"),
     "OpenVINO": ("openvino",),
     "torch.compile": ("torch_compile",),
