@@ -15,10 +15,10 @@ struct Conv2dBiasActParams {
   int64_t stride_height, stride_width;
   int64_t pad_top, pad_left;
   Activation activation;
-  const float* input;                                               // any strides
-  int64_t batch_stride, channel_stride, row_stride, column_stride;  // of the input, in floats
+  const void* input;                                                // any strides
+  int64_t batch_stride, channel_stride, row_stride, column_stride;  // of the input, in elements
   const float* packed;                                              // pack_pointwise's result
-  float* output;                                                    // [N, OH, OW, K]
+  void* output;                                                     // [N, OH, OW, K]
 };
 
 }  // namespace fastconv

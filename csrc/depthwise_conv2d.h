@@ -15,9 +15,9 @@ struct DepthwiseConv2dParams {
   int64_t pad_top, pad_left;
   int64_t dilation_height, dilation_width;
   Activation activation;
-  const float* input;   // [N, H, W, C]
+  const void* input;    // [N, H, W, C]
   const float* packed;  // pack_depthwise's result
-  float* output;        // [N, OH, OW, C]
+  void* output;         // [N, OH, OW, C]
 };
 
 }  // namespace fastconv

@@ -11,10 +11,9 @@ namespace fastconv {
 struct SqueezeExciteParams {
   int64_t channels, squeezed;  // squeezed = 0: no squeeze-excite
   Activation activation, gate;
-  const float* reduce_weight;  // [squeezed, channels]
-  const float* reduce_bias;    // [squeezed] or null
-  const float* expand_weight;  // [channels, squeezed]
-  const float* expand_bias;    // [channels] or null
+  const float* reduce_packed;  // pack_pointwise's result, [squeezed, channels]
+  const float* expand_packed;  // [channels, squeezed]
+  WeightRegion weights;        // both, where they lie together; may be empty
 };
 
 struct InvertedResidualParams {
@@ -25,8 +24,8 @@ struct InvertedResidualParams {
   const float* expand_packed;  // or null
   const float* project_packed;
   SqueezeExciteParams squeeze_excite;
-  const float* residual;  // [N, OH, OW, K] or null
-  WeightRegion ahead;     // prefetched meanwhile; may be empty
+  const void* residual;  // [N, OH, OW, K] or null
+  WeightRegion ahead;    // prefetched meanwhile; may be empty
 };
 
 }  // namespace fastconv

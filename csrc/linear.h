@@ -7,9 +7,9 @@ namespace fastconv {
 
 struct LinearParams {
   int64_t batch, in_features, out_features;
-  const float* input;   // [N, C]
+  const void* input;    // [N, C]
   const float* packed;  // pack_pointwise's result
-  float* output;        // [N, K]
+  void* output;         // [N, K]
 };
 
 }  // namespace fastconv

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "data_type.h"
+
 namespace fastconv {
 
 constexpr int64_t kPackedHeader = 16;  // floats
@@ -15,15 +17,16 @@ struct PackedHeader {
   int32_t magic;
   PackedKind kind;
   int32_t isa;
-  int32_t reserved;
+  DataType type;
   int64_t channels;  // output channels
   int64_t depth;     // inputs per output: C * KH * KW, or KH * KW for depthwise
-  int64_t padding[4];
+  int64_t segments;  // of the depth: KH of a dense kernel, else 1
+  int64_t padding[3];
 };
 static_assert(sizeof(PackedHeader) == kPackedHeader * sizeof(float),
               "the header is one cache line");
 
-constexpr int32_t kPackedMagic = 0x46435031;
+constexpr int32_t kPackedMagic = 0x46435032;
 
 // Some weights in memory.
 struct WeightRegion {
@@ -31,8 +34,17 @@ struct WeightRegion {
   int64_t floats;
 };
 
-inline int64_t packed_size(int64_t channels, int64_t depth) {
-  return kPackedHeader + (channels + 15) / 16 * 16 * (1 + depth);
+// Steps of the matrix product over `depth` inputs: each of the segments ends with a whole step.
+inline int64_t steps_of(DataType type, int64_t depth, int64_t segments) {
+  const int64_t length = depth / segments, step = inputs_per_step(type);
+  return segments * ((length + step - 1) / step);
+}
+
+// Floats, header included. type: of the elements; a depthwise weight is float32 always.
+inline int64_t packed_size(PackedKind kind, DataType type, int64_t channels, int64_t depth,
+                           int64_t segments = 1) {
+  const int64_t steps = kind == PackedKind::kDepthwise ? depth : steps_of(type, depth, segments);
+  return kPackedHeader + (channels + 15) / 16 * 16 * (1 + steps);
 }
 
 }  // namespace fastconv

@@ -12,11 +12,11 @@ struct PointwiseConv2dParams {
   int64_t out_height, out_width, out_channels;
   int64_t stride_height, stride_width;
   Activation activation;
-  const float* input;        // [N, H, W, C]
-  const float* packed;       // pack_pointwise's result
-  const float* residual;     // [N, OH, OW, K] or null
-  const float* input_scale;  // [N, C] or null
-  float* output;             // [N, OH, OW, K]
+  const void* input;        // [N, H, W, C]
+  const float* packed;      // pack_pointwise's result
+  const void* residual;     // [N, OH, OW, K] or null
+  const void* input_scale;  // [N, C] or null
+  void* output;             // [N, OH, OW, K]
 };
 
 }  // namespace fastconv

@@ -12,9 +12,9 @@ namespace fastconv {
 struct PointwiseConv2dPoolParams {
   int64_t batch, pixels, in_channels, out_channels;
   Activation activation;
-  const float* input;   // [N, H, W, C]
+  const void* input;    // [N, H, W, C]
   const float* packed;  // pack_pointwise's result
-  float* output;        // [N, K]
+  void* output;         // [N, K]
   WeightRegion ahead;   // prefetched meanwhile; may be empty
 };
 

@@ -24,6 +24,10 @@ int64_t isa(int64_t level) {
   return static_cast<int64_t>(kernels().isa);
 }
 
+bool has_kernels(int64_t type) {
+  return type >= 0 && type < kDataTypeCount && kernels_for(static_cast<DataType>(type)) != nullptr;
+}
+
 }  // namespace
 }  // namespace fastconv
 
@@ -53,7 +57,7 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   define(m, "squeeze_excite",
          "(Tensor input, Tensor reduce_weight, Tensor? reduce_bias, Tensor expand_weight, Tensor? "
          "expand_bias, "
-         "int activation, int gate)");
+         "int activation, int gate, Tensor? packed=None)");
   define(
       m, "conv2d_bias_act",
       "(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] padding, int activation, "
@@ -61,11 +65,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   define(m, "pointwise_conv2d_pool",
          "(Tensor input, Tensor weight, Tensor? bias, int activation, Tensor? packed=None)");
   define(m, "linear", "(Tensor input, Tensor weight, Tensor? bias, Tensor? packed=None)");
-  m.def("pack_pointwise(Tensor weight, Tensor? bias) -> Tensor");
-  m.def("pack_depthwise(Tensor weight, Tensor? bias) -> Tensor");
+  // type: of the maps, 0 for float32, 1 for bfloat16.
+  m.def("pack_pointwise(Tensor weight, Tensor? bias, int type=0) -> Tensor");
+  m.def("pack_depthwise(Tensor weight, Tensor? bias, int type=0) -> Tensor");
+  // Whether the level in use has kernels for this type.
+  m.def("has_kernels(int type) -> bool");
   // Uninitialized room for the packed weights of several ops, one after the other.
   m.def("pack_buffer(Tensor like, int size) -> Tensor");
-  // A chain of inference ops, each on what the one before it wrote. steps: 16 numbers for each, as
+  // A chain of inference ops, each on what the one before it wrote. steps: 19 numbers for each, as
   // csrc/ops/sequential.cpp reads them; packed: the weights of all, one after the other.
   m.def("sequential(Tensor input, int[] steps, Tensor packed) -> Tensor");
   // -1 asks for the level in use; 0, 1, 2 select scalar, avx2, avx512. Weights packed before belong
@@ -75,4 +82,5 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CompositeExplicitAutograd, m) {
   m.impl("isa", TORCH_BOX(&fastconv::isa));
+  m.impl("has_kernels", TORCH_BOX(&fastconv::has_kernels));
 }

@@ -8,8 +8,8 @@ namespace fastconv {
 struct SqueezeExciteConv2dParams {
   int64_t batch, pixels;  // pixels = H * W
   SqueezeExciteParams weights;
-  const float* input;  // [N, H, W, C]
-  float* output;       // [N, H, W, C]
+  const void* input;  // [N, H, W, C]
+  void* output;       // [N, H, W, C]
 };
 
 }  // namespace fastconv

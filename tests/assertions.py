@@ -47,19 +47,19 @@ def assert_forward(case: Case, layout: str, dtype: torch.dtype = torch.float32) 
         assert output.is_contiguous(memory_format=torch.channels_last)
 
 
-def assert_backward(case: Case) -> None:
-    ours, theirs, truth = (case.arguments(dtype, grad=True) for dtype in _DTYPES)
+def assert_backward(case: Case, dtype: torch.dtype = torch.float32) -> None:
+    ours, theirs, truth = (case.arguments(t, grad=True) for t in (dtype, dtype, torch.float64))
     named = tensors_of(ours)
     output = run(case, ours)
-    grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
+    grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     gradients = torch.autograd.grad(output, list(named.values()), grad_output)
     expected = []
     for arguments in (theirs, truth):
         output = getattr(reference, case.op)(**arguments)
         sources = list(tensors_of(arguments).values())
         expected.append(torch.autograd.grad(output, sources, grad_output.to(output.dtype)))
-    for name, gradient, float32, float64 in zip(named, gradients, *expected, strict=True):
-        assert_as_accurate(gradient, float32, float64, f"gradient of {name}")
+    for name, gradient, pytorch_s, float64 in zip(named, gradients, *expected, strict=True):
+        assert_as_accurate(gradient, pytorch_s, float64, f"gradient of {name}")
 
 
 def assert_partial_backward(case: Case) -> None:
@@ -124,9 +124,6 @@ def run(case: Case, arguments: dict[str, Any]) -> Tensor:
         return function(**arguments)
     with fastconv.use_backend("auto"):
         return function(**arguments)
-
-
-_DTYPES = (torch.float32, torch.float32, torch.float64)
 
 
 _results: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}

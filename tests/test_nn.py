@@ -440,14 +440,6 @@ def test_export_and_trace_have_pytorch_s_ops_only():
     torch.testing.assert_close(program.module()(input), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_autocast_is_pytorch_s():
-    module, input = block()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Calls() as calls:
-        output = module(input)
-    assert not calls.names
-    assert output.dtype == torch.bfloat16 or output.dtype == torch.float32
-
-
 def test_func_transforms_are_pytorch_s():
     module, input = block()
     module.requires_grad_(False)

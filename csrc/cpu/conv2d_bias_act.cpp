@@ -14,22 +14,22 @@ namespace {
 
 constexpr int64_t kRowsPerStep = 4;
 
-// One padded row: [row_floats]; zeros outside the image.
-void load_row(const Conv2dBiasActParams& p, int64_t n, int64_t y, int64_t row_floats, float* out) {
+// One padded row: [row_size]; zeros outside the image.
+void load_row(const Conv2dBiasActParams& p, int64_t n, int64_t y, int64_t row_size, Element* out) {
   const int64_t channels = p.in_channels, left = p.pad_left * channels;
   if (y < 0 || y >= p.height) {
-    std::fill(out, out + row_floats, 0.f);
+    std::fill(out, out + row_size, Element{});
     return;
   }
   const int64_t filled = left + p.width * channels;
-  std::fill(out, out + left, 0.f);
-  if (filled < row_floats) std::fill(out + filled, out + row_floats, 0.f);
-  const float* in = p.input + n * p.batch_stride + y * p.row_stride;
-  float* pixel = out + left;
+  std::fill(out, out + left, Element{});
+  if (filled < row_size) std::fill(out + filled, out + row_size, Element{});
+  const Element* in = elements(p.input) + n * p.batch_stride + y * p.row_stride;
+  Element* pixel = out + left;
   if (p.channel_stride == 1 && p.column_stride == channels) {
-    std::memcpy(pixel, in, sizeof(float) * p.width * channels);
+    std::memcpy(pixel, in, sizeof(Element) * p.width * channels);
   } else if (channels == 3) {
-    const float *c0 = in, *c1 = in + p.channel_stride, *c2 = in + 2 * p.channel_stride;
+    const Element *c0 = in, *c1 = in + p.channel_stride, *c2 = in + 2 * p.channel_stride;
     for (int64_t x = 0; x < p.width; ++x, pixel += 3) {
       pixel[0] = c0[x * p.column_stride];
       pixel[1] = c1[x * p.column_stride];
@@ -49,17 +49,16 @@ void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n,
   const int64_t channels = p.in_channels, out = p.out_channels;
   const int64_t width =
       std::max(p.pad_left + p.width, (p.out_width - 1) * p.stride_width + p.kernel_width);
-  const int64_t row_floats = width * channels;
+  const int64_t row_size = width * channels;
   const int64_t first = y * p.stride_height - p.pad_top;
   const int64_t needed = (count - 1) * p.stride_height + p.kernel_height;
-  float* rows = scratch_floats(Scratch::kSlab, needed * row_floats);
-  for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_floats, rows + r * row_floats);
+  Element* rows = scratch_elements(Scratch::kSlab, needed * row_size);
+  for (int64_t r = 0; r < needed; ++r) load_row(p, n, first + r, row_size, rows + r * row_size);
   for (int64_t r = 0; r < count; ++r) {
-    const GemmA a{rows + r * p.stride_height * row_floats, p.stride_width * channels,
-                  p.kernel_width * channels, row_floats,
-                  p.kernel_height * p.kernel_width * channels};
-    const GemmC c{
-        p.output + (n * p.out_height + y + r) * p.out_width * out, out, kW, nullptr, out, 0};
+    const GemmA a{rows + r * p.stride_height * row_size, p.stride_width * channels,
+                  p.kernel_width * channels, row_size, p.kernel_height * p.kernel_width * channels};
+    const GemmC c =
+        gemm_map(elements(p.output) + (n * p.out_height + y + r) * p.out_width * out, out);
     gemm(a, {p.packed + kPackedHeader, /*cold=*/false, {}}, panels, p.out_width, c,
          {p.activation, nullptr, 0}, 0, panels.count);
   }

@@ -9,7 +9,7 @@ namespace {
 // Widths that are common in networks map to full tiles: 7, 14, 28, 56, 112.
 constexpr int kTileQ = 7;
 
-alignas(64) const float kZeros[kW] = {};
+alignas(64) const Element kZeros[kW] = {};
 
 // How much of a tile's left and right lies in the padding, when it is nothing or exactly the usual
 // (KW - 1) / 2 columns.
@@ -27,8 +27,8 @@ struct RowTiles {
 };
 
 // One kernel row of a tile whose tap 0 at output 0 is input column `column`, at p.
-template <int KW, int S, int Q, int kEdge>
-FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t column, int64_t width,
+template <int KW, int S, int Q, int kEdge, class T>
+FASTCONV_INLINE void accumulate_row(const T* p, int64_t pixel, int64_t column, int64_t width,
                                     const float* w, Vec (&acc)[Q]) {
   constexpr int kSpan = (Q - 1) * S + KW;
   constexpr int kPad = (KW - 1) / 2;
@@ -37,8 +37,8 @@ FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t colum
   Vec wv[KW];
   FASTCONV_UNROLL for (int j = 0; j < KW; ++j) wv[j] = vload(w + j * kW);
   FASTCONV_UNROLL for (int x = kBegin; x < kEnd; ++x) {
-    const float* px = p + x * pixel;
-    if (kEdge == kAnyEdge)
+    const T* px = p + x * pixel;
+    if constexpr (kEdge == kAnyEdge)
       px = static_cast<uint64_t>(column + x) < static_cast<uint64_t>(width) ? px : kZeros;
     const Vec in = vload(px);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
@@ -49,10 +49,10 @@ FASTCONV_INLINE void accumulate_row(const float* p, int64_t pixel, int64_t colum
 }
 
 // Any kernel width, stride and dilation.
-template <int Q>
-FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const float* row,
-                                            int64_t pixel, int64_t column, int64_t width,
-                                            const float* w, Vec (&acc)[Q]) {
+template <int Q, class T>
+FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const T* row, int64_t pixel,
+                                            int64_t column, int64_t width, const float* w,
+                                            Vec (&acc)[Q]) {
   for (int64_t j = 0; j < k.width; ++j, column += k.dilation) {
     const Vec wv = vload(w + j * kW);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
@@ -63,7 +63,7 @@ FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const floa
 }
 
 template <int Q>
-FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, float* out,
+FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, Element* out,
                                 int64_t pixel, Vec (&acc)[Q]) {
   if (bounds.is_clamp) {
     const Vec low = vset(bounds.low), high = vset(bounds.high);
@@ -105,7 +105,7 @@ FASTCONV_INLINE void accumulate_two_rows(const float* input, const int32_t* rows
 // K x K kernels, K and S compile-time; K = 0: generic.
 template <int K, int S, int Q>
 void plane(const DepthwiseKernel& shared, const float* packed, const float* input,
-           const int32_t* rows, float* out, int64_t out_rows, int64_t out_width) {
+           const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width) {
   const DepthwiseKernel k = shared;
   const ActivationBounds bounds = activation_bounds(k.activation);
   const RowTiles tiles(out_width);
@@ -150,7 +150,7 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
 // image if kFullHeight.
 template <int K, int S, int Q, int kEdge, bool kFullHeight>
 void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
-              const DepthwiseRows& shared_row, int64_t vectors, int64_t x, float* out,
+              const DepthwiseRows& shared_row, int64_t vectors, int64_t x, Element* out,
               int64_t out_vector) {
   const DepthwiseKernel k = shared_kernel;
   const DepthwiseRows d = shared_row;
@@ -170,7 +170,7 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
     } else {
       for (int64_t i = 0; i < k.height; ++i) {
         if (d.rows[i] == nullptr) continue;
-        const float* row = d.rows[i] + v * kW;
+        const Element* row = d.rows[i] + v * kW;
         const float* w = packed + (1 + i * k.width) * kW;
         if constexpr (K != 0) {
           accumulate_row<K, S, Q, kEdge>(row + column * d.pixel, d.pixel, column, d.width, w, acc);
@@ -186,7 +186,7 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
 // The same for two output rows whose input rows overlap, all inside the image.
 template <int K, int S, int Q, int kEdge>
 void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
-                  const DepthwiseRows& shared_rows, int64_t vectors, int64_t x, float* out,
+                  const DepthwiseRows& shared_rows, int64_t vectors, int64_t x, Element* out,
                   int64_t out_vector) {
   constexpr int kSpan = (Q - 1) * S + K, kPad = (K - 1) / 2;
   constexpr int kBegin = (kEdge & kLeft) != 0 ? kPad : 0;
@@ -202,7 +202,7 @@ void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
     Vec first[Q], second[Q];
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) first[q] = second[q] = bias;
     FASTCONV_UNROLL for (int i = 0; i < K + S; ++i) {
-      const float* p = d.rows[i < K ? i : K + i - S] + v * kW + offset;
+      const Element* p = d.rows[i < K ? i : K + i - S] + v * kW + offset;
       FASTCONV_UNROLL for (int c = kBegin; c < kEnd; ++c) {
         const Vec in = vload(p + c * d.pixel);
         FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
@@ -219,9 +219,9 @@ void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
 }
 
 using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*,
-                               float*, int64_t, int64_t);
+                               Element*, int64_t, int64_t);
 using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRows&, int64_t,
-                             int64_t, float*, int64_t);
+                             int64_t, Element*, int64_t);
 
 // Calls f(integral constant q), q in 1..kTileQ.
 #define FASTCONV_TILE_WIDTH_SWITCH(q, EXPRESSION) \
@@ -325,7 +325,7 @@ void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const f
 }
 
 void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float* input,
-                     const int32_t* rows, float* out, int64_t out_rows, int64_t out_width) {
+                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width) {
   const int64_t q = RowTiles(out_width).q;
   PlaneFunction function = nullptr;
   switch (special_kernel(k)) {
@@ -349,7 +349,7 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
 
 namespace {
 
-bool full_height(const DepthwiseKernel& k, const float* const* rows) {
+bool full_height(const DepthwiseKernel& k, const Element* const* rows) {
   bool full = true;
   for (int64_t i = 0; i < k.height; ++i) full = full && rows[i] != nullptr;
   return full;
@@ -393,7 +393,7 @@ RowFunction choose_function(const DepthwiseKernel& k, int edge, bool full, bool 
 }  // namespace
 
 void depthwise_rows(const DepthwiseKernel& k, const float* packed, const DepthwiseRows& all,
-                    int64_t count, int64_t vectors, float* out, int64_t out_vector) {
+                    int64_t count, int64_t vectors, Element* out, int64_t out_vector) {
   DepthwiseRows d = all;
   const RowTiles tiles(d.out_width);
   for (int64_t r = 0; r < count;) {

@@ -9,7 +9,7 @@
 #pragma once
 
 #include "../activation.h"
-#include "vec.h"
+#include "element.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -25,26 +25,27 @@ struct DepthwiseKernel {
 void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const float* bias,
                     float* packed);
 
-// One plane. Output row r and kernel row i read the input row at input + rows[r * height + i]:
-// out_width pixels' worth of taps, padding included. Output row r goes to out + r * out_width * kW.
+// One plane, of floats whatever an element is. Output row r and kernel row i read the input row at
+// input + rows[r * height + i]: out_width pixels' worth of taps, padding included. Output row r
+// goes to out + r * out_width * kW.
 void depthwise_plane(const DepthwiseKernel& kernel, const float* packed, const float* input,
-                     const int32_t* rows, float* out, int64_t out_rows, int64_t out_width);
+                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width);
 
 // Output rows of NHWC. rows[r * height + i] points at pixel 0 under kernel row i of output row r,
 // or is null where that is padding.
 struct DepthwiseRows {
-  const float* const* rows;
+  const Element* const* rows;
   int64_t left;   // input column of tap 0 at output column 0: minus the left padding
   int64_t width;  // input columns that exist
-  int64_t pixel;  // floats from one input pixel to the next
+  int64_t pixel;  // elements from one input pixel to the next
   int64_t out_width;
-  int64_t out_pixel;  // floats from one output pixel to the next
+  int64_t out_pixel;  // elements from one output pixel to the next
   int64_t out_row;    // and from one output row to the next
 };
 
 // `count` rows, whole vectors [0, vectors) of channels; vector v goes to out + v * out_vector.
 void depthwise_rows(const DepthwiseKernel& kernel, const float* packed, const DepthwiseRows& rows,
-                    int64_t count, int64_t vectors, float* out, int64_t out_vector);
+                    int64_t count, int64_t vectors, Element* out, int64_t out_vector);
 
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

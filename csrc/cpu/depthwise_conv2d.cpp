@@ -12,7 +12,7 @@ namespace {
 
 // The last channels % kW channels of one output row.
 void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
-              const float* const* rows, float* out) {
+              const Element* const* rows, Element* out) {
   const int64_t first = p.channels / kW * kW;
   const int lanes = static_cast<int>(p.channels - first);
   const int64_t width =
@@ -30,7 +30,7 @@ void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
              vload_first(rows[i] + x * p.channels + first, lanes));
     }
   }
-  float* tile = scratch_floats(Scratch::kTile, p.out_width * kW);
+  Element* tile = scratch_elements(Scratch::kTile, p.out_width * kW);
   const float* packed = p.packed + kPackedHeader + first * (1 + p.kernel_height * p.kernel_width);
   depthwise_plane(kernel, packed, slab, offsets, tile, 1, p.out_width);
   for (int64_t x = 0; x < p.out_width; ++x)
@@ -40,27 +40,27 @@ void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
 // Output rows [index, index + count) of one image, counted through all images.
 void output_rows(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, int64_t index,
                  int64_t count) {
-  const int64_t n = index / p.out_height, row_floats = p.out_width * p.channels;
-  auto** rows =
-      static_cast<const float**>(scratch(Scratch::kSums, sizeof(float*) * count * p.kernel_height));
+  const int64_t n = index / p.out_height, row_elements = p.out_width * p.channels;
+  auto** rows = static_cast<const Element**>(
+      scratch(Scratch::kSums, sizeof(Element*) * count * p.kernel_height));
   for (int64_t r = 0; r < count; ++r) {
     for (int64_t i = 0; i < p.kernel_height; ++i) {
       const int64_t in_y =
           ((index + r) % p.out_height) * p.stride_height - p.pad_top + i * p.dilation_height;
       const bool inside = in_y >= 0 && in_y < p.height;
       rows[r * p.kernel_height + i] =
-          inside ? p.input + (n * p.height + in_y) * p.width * p.channels : nullptr;
+          inside ? elements(p.input) + (n * p.height + in_y) * p.width * p.channels : nullptr;
     }
   }
-  float* out = p.output + index * row_floats;
+  Element* out = elements(p.output) + index * row_elements;
   if (p.channels >= kW) {
-    const DepthwiseRows all{rows,        -p.pad_left, p.width,   p.channels,
-                            p.out_width, p.channels,  row_floats};
+    const DepthwiseRows all{rows,        -p.pad_left, p.width,     p.channels,
+                            p.out_width, p.channels,  row_elements};
     depthwise_rows(kernel, p.packed + kPackedHeader, all, count, p.channels / kW, out, kW);
   }
   if (p.channels % kW == 0) return;
   for (int64_t r = 0; r < count; ++r)
-    tail_row(p, kernel, rows + r * p.kernel_height, out + r * row_floats);
+    tail_row(p, kernel, rows + r * p.kernel_height, out + r * row_elements);
 }
 
 }  // namespace

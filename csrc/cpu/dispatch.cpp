@@ -14,14 +14,23 @@ extern const KernelTable table;
 namespace avx512 {
 extern const KernelTable table;
 }
+namespace avx512_bf16 {
+extern const KernelTable table;
+}
 #endif
 
 namespace {
 std::atomic<const KernelTable*> selected{nullptr};
 }
 
-const KernelTable* kernels_of(Isa isa) {
+const KernelTable* kernels_of(Isa isa, DataType type) {
   if (!isa_supported(isa)) return nullptr;
+  if (type == DataType::kBfloat16) {
+#if defined(__x86_64__)
+    if (isa == Isa::kAvx512 && cpu_features().avx512bf16) return &avx512_bf16::table;
+#endif
+    return nullptr;
+  }
   switch (isa) {
 #if defined(__x86_64__)
     case Isa::kAvx512:
@@ -50,6 +59,11 @@ const KernelTable& kernels() {
     selected.store(table, std::memory_order_release);
   }
   return *table;
+}
+
+const KernelTable* kernels_for(DataType type) {
+  const KernelTable& table = kernels();
+  return type == table.type ? &table : kernels_of(table.isa, type);
 }
 
 }  // namespace fastconv

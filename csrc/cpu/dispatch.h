@@ -1,7 +1,8 @@
-// The kernels of one instruction set, and the choice among the sets.
+// The kernels of one instruction set and type of element, and the choice among the sets.
 #pragma once
 
 #include "../conv2d_bias_act.h"
+#include "../data_type.h"
 #include "../depthwise_conv2d.h"
 #include "../inverted_residual.h"
 #include "../linear.h"
@@ -16,9 +17,11 @@ namespace fastconv {
 
 struct KernelTable {
   Isa isa;
-  // What follows the header: weight [n, channels, taps], or [channels, taps]; bias may be null.
-  void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t taps,
-                         const float* bias, float* packed);
+  DataType type;
+  // What follows the header: weight [n, channels, segments, taps], or [channels, taps]; bias may be
+  // null.
+  void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t segments,
+                         int64_t taps, const float* bias, float* packed);
   void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias,
                          float* packed);
   void (*pointwise_conv2d)(const PointwiseConv2dParams&, const Threads&);
@@ -31,11 +34,14 @@ struct KernelTable {
   double (*fma_peak)(double seconds);
 };
 
-// The table in use: best_isa() at first use, or what select_isa chose.
+// The float32 table in use: best_isa() at first use, or what select_isa chose.
 const KernelTable& kernels();
 
+// The table in use for a type, or null if its level has none.
+const KernelTable* kernels_for(DataType type);
+
 // The table of a level, or null if this build or this CPU lacks it.
-const KernelTable* kernels_of(Isa isa);
+const KernelTable* kernels_of(Isa isa, DataType type = DataType::kFloat32);
 
 // Runs a chain of a level's kernels.
 void sequential(const KernelTable& table, const SequentialParams& p, const Threads& threads);

@@ -21,28 +21,49 @@ constexpr int max_rows(int nv) {
 // The largest tile that is worth it. A short tile ends before the CPU has looked past it: the
 // stores at its end then overlap with the next one only if it is small (16 or 24 deep: 86-90 % of
 // peak with 8x3, 91-94 % with 5x3).
-int64_t best_rows(int nv, int64_t depth, bool half) {
+int64_t best_rows(int nv, int64_t steps, bool half) {
   constexpr int64_t kShort = 32;
   if (kRegisters == 32 && half && nv == 2) return 4;
-  if (kRegisters == 32 && depth <= kShort && nv >= 3) return nv == 4 ? 4 : 5;
+  if (kRegisters == 32 && steps <= kShort && nv >= 3) return nv == 4 ? 4 : 5;
   return max_rows(nv);
 }
+
+// The inputs of a step, and what is left of one, in every lane.
+struct Broadcast {
+  FASTCONV_INLINE Vec operator()(const Element* a) const { return vset_step(a); }
+  FASTCONV_INLINE Half half(const Element* a) const { return vset_half_step(a); }
+};
+constexpr Broadcast kBroadcast;
+#if defined(FASTCONV_BFLOAT16)
+struct BroadcastLast {
+  FASTCONV_INLINE Vec operator()(const Element* a) const { return vset_last(a); }
+  FASTCONV_INLINE Half half(const Element* a) const { return vset_half_last(a); }
+};
+constexpr BroadcastLast kBroadcastLast;
+#else
+constexpr Broadcast kBroadcastLast;
+#endif
 
 // Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
 // unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
 // % of peak; unrolled by 8, 64-97 %).
 template <int MR, int NV>
-FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t length, const float* b,
+FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t length, const float* b,
                                       Vec (&acc)[MR * NV]) {
-  for (int64_t k = 0; k < length; ++k) {
+  const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
     Vec bv[NV];
     FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      const Vec av = vset(a[i * row + k]);
+      const Vec av = broadcast(a + i * row + k);
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) acc[i * NV + j] =
-          vfma(av, bv[j], acc[i * NV + j]);
+          vdot(av, bv[j], acc[i * NV + j]);
     }
     b += NV * kW;
+  };
+  int64_t k = 0;
+  for (; k + kStep <= length; k += kStep) step(k, kBroadcast);
+  if constexpr (kStep > 1) {
+    if (k < length) step(k, kBroadcastLast);
   }
   return b;
 }
@@ -64,9 +85,9 @@ struct HalfTile {
     }
   }
 
-  FASTCONV_INLINE const float* multiply(const float* a, int64_t row, int64_t length,
+  FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t length,
                                         const float* b) {
-    for (int64_t k = 0; k < length; ++k) {
+    const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
       Vec bv[NV];
       Half bh[kHalves];
       FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) bv[j] = vload(b + j * kW);
@@ -74,17 +95,22 @@ struct HalfTile {
           vload_half(b + kWhole * kW + j * (kW / 2));
       FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
         if constexpr (kWhole > 0) {
-          const Vec av = vset(a[i * row + k]);
+          const Vec av = broadcast(a + i * row + k);
           FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) whole[i * NV + j] =
-              vfma(av, bv[j], whole[i * NV + j]);
-          halves[i] = vfma(vlow(av), bh[0], halves[i]);
+              vdot(av, bv[j], whole[i * NV + j]);
+          halves[i] = vdot(vlow(av), bh[0], halves[i]);
         } else {
-          const Half av = vset_half(a[i * row + k]);
+          const Half av = broadcast.half(a + i * row + k);
           FASTCONV_UNROLL for (int j = 0; j < kHalves; ++j) halves[i * kHalves + j] =
-              vfma(av, bh[j], halves[i * kHalves + j]);
+              vdot(av, bh[j], halves[i * kHalves + j]);
         }
       }
       b += NV * kW;
+    };
+    int64_t k = 0;
+    for (; k + kStep <= length; k += kStep) step(k, kBroadcast);
+    if constexpr (kStep > 1) {
+      if (k < length) step(k, kBroadcastLast);
     }
     return b;
   }
@@ -134,6 +160,7 @@ struct Column {
   const float* panel;
   ActivationBounds bounds;
   int64_t lanes;  // output channels of this panel that exist
+  int64_t steps;  // of the product
   Prefetch panel_ahead, ahead;
 };
 
@@ -142,16 +169,16 @@ FASTCONV_INLINE void prefetch_next(Column& s) {
   s.ahead.next();
 }
 
-template <int MR, int NV>
-FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[MR],
+template <int MR, int NV, class T>
+FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
                                 Vec (&acc)[MR * NV]) {
   const bool partial = s.lanes < NV * kW;
   const int tail = static_cast<int>(s.lanes - (NV - 1) * kW);
   if (s.epilogue.residual != nullptr) {
-    const float* residual = s.epilogue.residual + m * s.epilogue.residual_row;
+    const Element* residual = s.epilogue.residual + m * s.epilogue.residual_row;
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
-        const float* r = residual + i * s.epilogue.residual_row + j * kW;
+        const Element* r = residual + i * s.epilogue.residual_row + j * kW;
         const Vec rv = partial && j == NV - 1 ? vload_first(r, tail) : vload(r);
         acc[i * NV + j] = vadd(acc[i * NV + j], rv);
       }
@@ -167,7 +194,7 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
     FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j)
         vstore(out[i] + j * s.c.vector, acc[i * NV + j]);
-    float* last = out[i] + (NV - 1) * s.c.vector;
+    T* last = out[i] + (NV - 1) * s.c.vector;
     if (partial) {
       vstore_first(last, acc[i * NV + NV - 1], tail);
     } else {
@@ -180,6 +207,37 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, float* const (&out)[
 // at most half of the last vector exists.
 enum TileKind { kAny, kPlain, kHalf };
 
+// Activation and store of a tile, to elements or floats.
+template <int MR, int NV, TileKind kKind, class T>
+FASTCONV_INLINE void finish(const Column& s, int64_t m, T* data, Vec (&acc)[MR * NV]) {
+  T* out[MR];
+  if (s.c.offsets != nullptr) {
+    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = data + s.c.offsets[m + i];
+  } else {
+    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = data + (m + i) * s.c.row;
+  }
+  if (kKind == kPlain) {
+    const Vec low = vset(s.bounds.low), high = vset(s.bounds.high);
+    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
+      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
+        vstore(out[i] + j * s.c.vector, clamp(acc[i * NV + j], low, high));
+      }
+    }
+  } else {
+    finish_any<MR, NV>(s, m, out, acc);
+  }
+}
+
+// Calls f with where C begins, as what it consists of.
+template <class F>
+FASTCONV_INLINE void with_output(const GemmC& c, const F& f) {
+  if (kDataType == DataType::kFloat32 || c.in_floats) {
+    f(static_cast<float*>(c.data));
+  } else {
+    f(elements(c.data));
+  }
+}
+
 template <int MR, int NV, TileKind kKind>
 FASTCONV_INLINE void tile(Column& s, int64_t m) {
   Vec acc[MR * NV];
@@ -187,7 +245,7 @@ FASTCONV_INLINE void tile(Column& s, int64_t m) {
     const Vec bias = vload(s.panel + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) acc[i * NV + j] = bias;
   }
-  const float* a = s.a.data + m * s.a.row;
+  const Element* a = s.a.data + m * s.a.row;
   const float* b = s.panel + NV * kW;
   const auto each_segment = [&](const auto& multiply_segment) {
     int64_t left = s.a.depth;
@@ -210,23 +268,8 @@ FASTCONV_INLINE void tile(Column& s, int64_t m) {
       return multiply<MR, NV>(a, s.a.row, length, b, acc);
     });
   }
-
-  float* out[MR];
-  if (s.c.offsets != nullptr) {
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = s.c.data + s.c.offsets[m + i];
-  } else {
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = s.c.data + (m + i) * s.c.row;
-  }
-  if (kKind == kPlain) {
-    const Vec low = vset(s.bounds.low), high = vset(s.bounds.high);
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
-        vstore(out[i] + j * s.c.vector, clamp(acc[i * NV + j], low, high));
-      }
-    }
-  } else {
-    finish_any<MR, NV>(s, m, out, acc);
-  }
+  with_output(s.c, [&](auto* data)
+                       __attribute__((always_inline)) { finish<MR, NV, kKind>(s, m, data, acc); });
 }
 
 // `tiles` tiles of MR pixels from pixel m on.
@@ -243,42 +286,43 @@ void tile_column(const Column& shared, int64_t m, int64_t tiles) {
   }
 }
 
-// One pixel against one panel is bound by FMA latency: four accumulators a vector, each with a
-// quarter of every kUnrollK.
+// One pixel against one panel is bound by FMA latency: four accumulators a vector, each with every
+// fourth step.
 template <int NV>
 void vector_tile(const Column& s) {
   constexpr int kSplit = 4;
-  const float* a = s.a.data;
+  const Element* a = s.a.data;
   const float* b = s.panel;
   Vec acc[kSplit * NV];
   FASTCONV_UNROLL for (int i = 0; i < kSplit * NV; ++i) acc[i] =
       i < NV ? vload(b + i * kW) : vzero();
   b += NV * kW;
   int64_t k = 0;
-  for (; k + kSplit <= s.a.depth; k += kSplit) {
+  for (; k + kSplit * kStep <= s.a.depth; k += kSplit * kStep) {
     // The weight is a stream from memory, too fast for the hardware's prefetcher to cross pages in
     // time.
     constexpr int kAhead = 1024;
     FASTCONV_UNROLL for (int l = 0; l < kSplit * NV * kW; l += kLine)
         __builtin_prefetch(b + kAhead + l, 0, 2);
     FASTCONV_UNROLL for (int u = 0; u < kSplit; ++u) {
-      const Vec av = vset(a[k + u]);
+      const Vec av = vset_step(a + k + u * kStep);
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
-        acc[u * NV + j] = vfma(av, vload(b + (u * NV + j) * kW), acc[u * NV + j]);
+        acc[u * NV + j] = vdot(av, vload(b + (u * NV + j) * kW), acc[u * NV + j]);
       }
     }
     b += kSplit * NV * kW;
   }
-  for (; k < s.a.depth; ++k, b += NV * kW) {
-    const Vec av = vset(a[k]);
-    FASTCONV_UNROLL for (int j = 0; j < NV; ++j) acc[j] = vfma(av, vload(b + j * kW), acc[j]);
-  }
+  Vec first[NV];
+  FASTCONV_UNROLL for (int j = 0; j < NV; ++j) first[j] = acc[j];
+  multiply<1, NV>(a + k, 0, s.a.depth - k, b, first);
   Vec sum[NV];
   FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
-    sum[j] = vadd(vadd(acc[j], acc[NV + j]), vadd(acc[2 * NV + j], acc[3 * NV + j]));
+    sum[j] = vadd(vadd(first[j], acc[NV + j]), vadd(acc[2 * NV + j], acc[3 * NV + j]));
   }
-  float* const out[1] = {s.c.data + (s.c.offsets ? s.c.offsets[0] : 0)};
-  finish_any<1, NV>(s, 0, out, sum);
+  with_output(s.c, [&](auto* data) {
+    decltype(data) const out[1] = {data};
+    finish_any<1, NV>(s, 0, out, sum);
+  });
 }
 
 using ColumnFunction = void (*)(const Column&, int64_t, int64_t);
@@ -297,7 +341,7 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
   if (single_pixel) return vector_tile<NV>(s);
   using Heights = std::make_integer_sequence<int, max_rows(NV)>;
   const bool half = s.lanes - (NV - 1) * kW <= kW / 2;
-  const int64_t most = best_rows(NV, s.a.depth, half);
+  const int64_t most = best_rows(NV, s.steps, half);
   const int64_t tiles = (m + most - 1) / most;
   const int64_t rows = m / tiles, longer = m % tiles;
   const int64_t segments =
@@ -329,23 +373,32 @@ int64_t Panels::first_vector(int64_t panel) const {
   return panel * (vectors / count) + (panel < vectors % count ? panel : vectors % count);
 }
 
-void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
-               float* packed) {
+void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
+               const float* bias, float* packed) {
   const Panels panels(n);
-  const int64_t k = channels * taps;
+  const int64_t depth = channels * segments * taps, length = channels * taps;
+  const int64_t steps = steps_of(kDataType, length, 1);
+  // Input i of a segment in the weight's order.
+  const auto place = [&](int64_t segment, int64_t i) {
+    return i % channels * segments * taps + segment * taps + i / channels;
+  };
   for (int64_t p = 0; p < panels.count; ++p) {
     const int64_t first = panels.first_vector(p) * kW, width = panels.width(p) * kW;
     for (int64_t j = 0; j < width; ++j) {
       const bool real = first + j < n;
       packed[j] = real && bias != nullptr ? bias[first + j] : 0.f;
-      const float* row = weight + (first + j) * k;
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t c = 0; c < channels; ++c) {
-          packed[(1 + t * channels + c) * width + j] = real ? row[c * taps + t] : 0.f;
+      const float* row = weight + (first + j) * depth;
+      for (int64_t segment = 0; segment < segments; ++segment) {
+        for (int64_t i = 0; i < steps; ++i) {
+          float inputs[kStep] = {};
+          const int64_t count = std::min(kStep, length - i * kStep);
+          for (int64_t l = 0; real && l < count; ++l)
+            inputs[l] = row[place(segment, i * kStep + l)];
+          packed[(1 + segment * steps + i) * width + j] = packed_step(inputs);
         }
       }
     }
-    packed += width * (1 + k);
+    packed += width * (1 + segments * steps);
   }
 }
 
@@ -357,12 +410,14 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
   const bool one_segment = a.segment_length >= a.depth;
   const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length,
                   one_segment ? kSegment : a.segment, a.depth};
-  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, {}, {}};
-  const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + a.depth); };
+  const int64_t steps = cut.steps();
+  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, steps, {}, {}};
+  const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);
-    s.panel = weight.packed + first * kW * (1 + a.depth);
-    s.c.data = c.data + (first - c.first_vector) * c.vector;
+    s.panel = weight.packed + first * kW * (1 + steps);
+    const int64_t offset = (first - c.first_vector) * c.vector;
+    with_output(c, [&](auto* data) { s.c.data = data + offset; });
     s.epilogue.residual = epilogue.residual == nullptr ? nullptr : epilogue.residual + first * kW;
     s.lanes = c.channels - first * kW;
     const bool follows = weight.cold && p + 1 < panels.count;

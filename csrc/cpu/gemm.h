@@ -4,12 +4,13 @@
 // B is packed once into panels of 1..kMaxPanel vectors: [panel][bias][k][panel width]. A tile of MR
 // pixels x one panel lives in registers for all of k; per k it loads the panel row and broadcasts
 // MR values of A: (MR + NV) loads for MR * NV FMAs. Every output is one chain of FMAs over k in
-// order: neither tile shape nor thread count changes a bit of the result.
+// order: neither tile shape nor thread count changes a bit of the result. With bfloat16 a k is a
+// step of two inputs, of which each FMA adds both products; below, k counts inputs.
 #pragma once
 
 #include "../activation.h"
 #include "../packed.h"
-#include "vec.h"
+#include "element.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -18,7 +19,12 @@ namespace FASTCONV_ISA_NAMESPACE {
 // depth. A pixel-major (NHWC) matrix is one segment; channel planes are segments of kW; a dense
 // kernel's rows are segments too.
 struct GemmA {
-  const float* data;
+  int64_t steps() const {
+    const int64_t whole = depth / segment_length, rest = depth % segment_length;
+    return whole * steps_of(kDataType, segment_length, 1) + steps_of(kDataType, rest, 1);
+  }
+
+  const Element* data;
   int64_t row;
   int64_t segment_length;
   int64_t segment;
@@ -26,9 +32,10 @@ struct GemmA {
 };
 
 // C: pixel m, vector v of output channels at data[(offsets ? offsets[m] : m * row) + (v -
-// first_vector) * vector].
+// first_vector) * vector]. Elements, or floats whatever an element is.
 struct GemmC {
-  float* data;
+  void* data;
+  bool in_floats;
   int64_t row;
   int64_t vector;
   const int32_t* offsets;
@@ -37,9 +44,14 @@ struct GemmC {
   int64_t first_vector;
 };
 
+// A pixel-major map.
+FASTCONV_INLINE GemmC gemm_map(Element* data, int64_t channels) {
+  return {data, false, channels, kW, nullptr, channels, 0};
+}
+
 struct GemmEpilogue {
   Activation activation;
-  const float* residual;  // same rows and vectors as a pixel-major C, or null
+  const Element* residual;  // same rows and vectors as a pixel-major C, or null
   int64_t residual_row;
 };
 
@@ -52,10 +64,10 @@ struct Panels {
   int64_t count;
 };
 
-// Packs weight [n, channels, taps] with k = tap * channels + channel; at most ceil16(n) * (1 +
-// channels * taps) floats.
-void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t taps, const float* bias,
-               float* packed);
+// Packs weight [n, channels, segments, taps] with k = (segment * taps + tap) * channels + channel;
+// each segment ends with a whole step. At most ceil16(n) * (1 + steps) floats.
+void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
+               const float* bias, float* packed);
 
 // At batch 1 a weight is in no cache when it is needed, and its way from memory is hidden only by
 // asking for it early.

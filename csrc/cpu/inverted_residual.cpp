@@ -35,7 +35,7 @@ struct Block {
         padded_width(std::max(
             d.pad_left + d.width,
             (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
-        slab_plane(plane_stride(slots * padded_width * kW)),
+        slab_plane(plane_stride<float>(slots * padded_width * kW)),
         weights_per_vector(kW * (1 + d.kernel_height * d.kernel_width)),
         reads_input(p.expand_packed == nullptr && d.channels % kW == 0) {}
 
@@ -44,8 +44,11 @@ struct Block {
   float* slab(Scratch purpose, int64_t vectors) const {
     return reads_input ? nullptr : scratch_floats(purpose, vectors * slab_plane);
   }
-  WeightRegion first_project_panel() const {
-    return {p.project_packed, kPackedHeader + project_panels.width(0) * kW * (1 + d.channels)};
+  // What is needed after the depthwise convolution, as far as that is worth asking for.
+  WeightRegion after_depthwise() const {
+    if (p.squeeze_excite.squeezed > 0) return p.squeeze_excite.weights;
+    const int64_t steps = steps_of(kDataType, d.channels, 1);
+    return {p.project_packed, kPackedHeader + project_panels.width(0) * kW * (1 + steps)};
   }
 
   const InvertedResidualParams& p;
@@ -72,7 +75,7 @@ void clear_sides(const Block& b, int64_t vectors, float* slab) {
 // Without expansion: copies row y of the input into the planes.
 void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* slab) {
   const int64_t channels = b.d.channels;
-  const float* row = b.d.input + (image * b.d.height + y) * b.d.width * channels;
+  const Element* row = elements(b.d.input) + (image * b.d.height + y) * b.d.width * channels;
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     float* out = slab + (v - vectors.begin) * b.slab_plane + b.slot_offset(y) + b.d.pad_left * kW;
     const int lanes = static_cast<int>(std::min<int64_t>(kW, channels - v * kW));
@@ -114,27 +117,27 @@ void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, i
     return;
   }
   const int64_t in = b.p.in_channels;
-  const GemmA a{d.input + (image * d.height + y) * d.width * in, in, in, 0, in};
-  const GemmC c{slab, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
-  gemm(a,
-       {b.p.expand_packed + kPackedHeader, cold, cold ? b.first_project_panel() : WeightRegion{}},
+  const GemmA a{elements(d.input) + (image * d.height + y) * d.width * in, in, in, 0, in};
+  const GemmC c{slab, true, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
+  gemm(a, {b.p.expand_packed + kPackedHeader, cold, cold ? b.after_depthwise() : WeightRegion{}},
        b.expand_panels, (end - y) * d.width, c, {b.p.expand_activation, nullptr, 0}, panel,
        panel + 1);
 }
 
 // Output rows [y, y + rows) of the depthwise convolution straight from the input.
 void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t y, int64_t rows,
-                          float* out, int64_t plane) {
+                          Element* out, int64_t plane) {
   const DepthwiseConv2dParams& d = b.d;
   const float* packed = d.packed + kPackedHeader + vectors.begin * b.weights_per_vector;
-  auto** pointers =
-      static_cast<const float**>(scratch(Scratch::kTable, sizeof(float*) * rows * d.kernel_height));
+  auto** pointers = static_cast<const Element**>(
+      scratch(Scratch::kTable, sizeof(Element*) * rows * d.kernel_height));
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < d.kernel_height; ++i) {
       const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
       const bool inside = in_y >= 0 && in_y < d.height;
       pointers[r * d.kernel_height + i] =
-          inside ? d.input + (image * d.height + in_y) * d.width * d.channels + vectors.begin * kW
+          inside ? elements(d.input) + (image * d.height + in_y) * d.width * d.channels +
+                       vectors.begin * kW
                  : nullptr;
     }
   }
@@ -158,22 +161,21 @@ const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
 }
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
-void project(const Block& b, int64_t image, Range pixels, const float* planes, int64_t plane,
+void project(const Block& b, int64_t image, Range pixels, const Element* planes, int64_t plane,
              Range panels, bool cold, const WeightRegion& ahead) {
   const int64_t out = b.p.out_channels;
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
   const GemmA a{planes, kW, kW, plane, b.d.channels};
-  const GemmC c{b.d.output + offset, out, kW, nullptr, out, 0};
   const GemmEpilogue epilogue{b.p.project_activation,
-                              b.p.residual ? b.p.residual + offset : nullptr, out};
-  gemm(a, {b.p.project_packed + kPackedHeader, cold, ahead}, b.project_panels, pixels.size(), c,
-       epilogue, panels.begin, panels.end);
+                              b.p.residual ? elements(b.p.residual) + offset : nullptr, out};
+  gemm(a, {b.p.project_packed + kPackedHeader, cold, ahead}, b.project_panels, pixels.size(),
+       gemm_map(elements(b.d.output) + offset, out), epilogue, panels.begin, panels.end);
 }
 
 // Depthwise output: vector v of output row y, counted from the first of them, at data + v * plane +
 // y * row.
 struct Planes {
-  float* data;
+  Element* data;
   int64_t plane, row;
 };
 
@@ -190,7 +192,7 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* s
   int64_t next = rows.begin * d.stride_height - d.pad_top;
   for (int64_t y = rows.begin; y < rows.end; y += b.rows_per_step) {
     const int64_t count = std::min(b.rows_per_step, rows.end - y);
-    float* step_out = out.data + (y - rows.begin) * out.row;
+    Element* step_out = out.data + (y - rows.begin) * out.row;
     if (b.reads_input) {
       depthwise_from_input(b, image, all, y, count, step_out, out.plane);
       done(y, count);
@@ -219,8 +221,8 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* s
 
 // First schedule: all channels of a band of output rows, projected step by step.
 void ring_band(const Block& b, int64_t image, Range rows) {
-  const int64_t plane = plane_stride(b.rows_per_step * b.d.out_width * kW);
-  float* tile = scratch_floats(Scratch::kTile, vectors_of(b.d.channels) * plane);
+  const int64_t plane = plane_stride<Element>(b.rows_per_step * b.d.out_width * kW);
+  Element* tile = scratch_elements(Scratch::kTile, vectors_of(b.d.channels) * plane);
   run_steps(b, image, {0, b.expand_panels.count}, rows,
             b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0},
             [&](int64_t y, int64_t count) {
@@ -232,7 +234,7 @@ void ring_band(const Block& b, int64_t image, Range rows) {
 
 // Second schedule, first half: the channels of one panel through the whole map into `planes`, and
 // their sums.
-void chunk(const Block& b, int64_t image, int64_t panel, float* planes, int64_t plane,
+void chunk(const Block& b, int64_t image, int64_t panel, Element* planes, int64_t plane,
            float* sums) {
   const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
   run_steps(b, image, {panel, panel + 1}, {0, b.d.out_height},
@@ -247,10 +249,11 @@ void chunk(const Block& b, int64_t image, int64_t panel, float* planes, int64_t 
   }
 }
 
-void scale_planes(const Block& b, Range pixels, const float* gates, float* planes, int64_t plane) {
+void scale_planes(const Block& b, Range pixels, const float* gates, Element* planes,
+                  int64_t plane) {
   for (int64_t v = 0; v < vectors_of(b.d.channels); ++v) {
     const Vec gate = vload(gates + v * kW);
-    float* x = planes + v * plane;
+    Element* x = planes + v * plane;
     for (int64_t m = pixels.begin; m < pixels.end; ++m)
       vstore(x + m * kW, vmul(vload(x + m * kW), gate));
   }
@@ -258,22 +261,23 @@ void scale_planes(const Block& b, Range pixels, const float* gates, float* plane
 
 // One image by the second schedule; `threads` share both halves.
 void chunked_image(const Block& b, int64_t image, const Threads& threads) {
-  const int64_t plane = plane_stride(b.out_pixels() * kW), vectors = vectors_of(b.d.channels);
+  const int64_t plane = plane_stride<Element>(b.out_pixels() * kW),
+                vectors = vectors_of(b.d.channels);
   // Where the first schedule has its slab: the memory of a block before this one is still near.
-  float* planes = scratch_floats(Scratch::kSlab, vectors * plane);
+  Element* planes = scratch_elements(Scratch::kSlab, vectors * plane);
   const bool gated = b.p.squeeze_excite.squeezed > 0;
   float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
   float* gates = gated ? sums + vectors * kW : nullptr;
 
   threads.parallel(b.expand_panels.count,
                    [&](int64_t panel) { chunk(b, image, panel, planes, plane, sums); });
-  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates);
+  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates, threads);
 
   // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads
   // share panels instead.
-  constexpr int64_t kBlockFloats = 40 * 1024, kMinPixels = 12;
+  constexpr int64_t kBlock = 160 * 1024 / sizeof(Element), kMinPixels = 12;
   const int64_t pixels = b.out_pixels();
-  const int64_t by_cache = (pixels * vectors * kW + kBlockFloats - 1) / kBlockFloats;
+  const int64_t by_cache = (pixels * vectors * kW + kBlock - 1) / kBlock;
   const int64_t blocks_wanted =
       threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
   int64_t blocks = std::max<int64_t>(1, std::min(blocks_wanted, pixels / kMinPixels));
@@ -301,7 +305,7 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
 void inverted_residual(const InvertedResidualParams& p, const Threads& threads) {
   const DepthwiseConv2dParams& d = p.depthwise;
   if (d.batch == 0 || d.out_height == 0 || d.out_width == 0) return;
-  const InvertedResidualPlan plan = plan_inverted_residual(p, kW, 2 * kW, cache_sizes());
+  const InvertedResidualPlan plan = plan_inverted_residual(p, kDataType, kW, 2 * kW, cache_sizes());
   const Block b(p, plan.rows_per_step);
 
   // Whole images first, a thread each; the images that are left are shared.

@@ -3,8 +3,8 @@
 
 #include "../packed.h"
 #include "dispatch.h"
+#include "element.h"
 #include "scratch.h"
-#include "vec.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -23,17 +23,25 @@ double fma_peak(double seconds);
 // gates[c] of one image from the sums of its channels over `pixels` pixels; both padded to whole
 // vectors.
 void squeeze_excite_gates(const SqueezeExciteParams& p, const float* sums, int64_t pixels,
-                          float* gates);
+                          float* gates, const Threads& threads);
 
 FASTCONV_INLINE float* scratch_floats(Scratch purpose, int64_t count) {
   return static_cast<float*>(scratch(purpose, static_cast<std::size_t>(count) * sizeof(float)));
 }
 
+FASTCONV_INLINE Element* scratch_elements(Scratch purpose, int64_t count) {
+  return elements(scratch(purpose, static_cast<std::size_t>(count) * sizeof(Element)));
+}
+
 FASTCONV_INLINE int64_t vectors_of(int64_t channels) { return (channels + kW - 1) / kW; }
 
-// Floats of a plane, rounded up to an odd number of cache lines: planes then start in different
+// Size of a plane of T, rounded up to an odd number of cache lines: planes then start in different
 // sets of the L1 cache.
-FASTCONV_INLINE int64_t plane_stride(int64_t floats) { return ((floats + 15) / 16 | 1) * 16; }
+template <class T>
+FASTCONV_INLINE int64_t plane_stride(int64_t size) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  return ((size + kLine - 1) / kLine | 1) * kLine;
+}
 
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

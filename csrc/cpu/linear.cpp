@@ -10,8 +10,8 @@ namespace FASTCONV_ISA_NAMESPACE {
 
 void linear(const LinearParams& p, const Threads& threads) {
   const Panels panels(p.out_features);
-  const GemmA a{p.input, p.in_features, p.in_features, 0, p.in_features};
-  const GemmC c{p.output, p.out_features, kW, nullptr, p.out_features, 0};
+  const GemmA a{elements(p.input), p.in_features, p.in_features, 0, p.in_features};
+  const GemmC c = gemm_map(elements(p.output), p.out_features);
   const int64_t parts = std::min(threads.count, panels.count);
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);

@@ -10,8 +10,8 @@ int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows) {
   return (rows - 1) * p.stride_height + (p.kernel_height - 1) * p.dilation_height + 1;
 }
 
-InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes,
-                                            int64_t panel, const CacheSizes& cache) {
+InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, DataType type,
+                                            int64_t lanes, int64_t panel, const CacheSizes& cache) {
   const DepthwiseConv2dParams& d = p.depthwise;
   const int64_t mid = (d.channels + lanes - 1) / lanes * lanes;
   const int64_t row_floats = d.width + 2 * d.pad_left;
@@ -21,11 +21,12 @@ InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int
   constexpr int64_t kPixelsPerStep = 100;
   const int64_t wanted = (kPixelsPerStep + d.out_width - 1) / std::max<int64_t>(1, d.out_width);
   const int64_t rows = std::max<int64_t>(1, std::min(std::max<int64_t>(2, wanted), d.out_height));
-  const int64_t weights =
-      mid * ((expands ? p.in_channels : 0) + d.kernel_height * d.kernel_width + p.out_channels);
-  const int64_t slab = expands ? mid * row_floats * ring_rows(d, rows) : 0;
-  const int64_t step_bytes = 4 * (slab + weights + rows * d.out_width * mid);
-  const int64_t map_bytes = 4 * d.out_height * d.out_width * mid;
+  const int64_t bytes = element_bytes(type);
+  const int64_t matrices = bytes * mid * ((expands ? p.in_channels : 0) + p.out_channels);
+  const int64_t taps = 4 * mid * d.kernel_height * d.kernel_width;
+  const int64_t slab = expands ? 4 * mid * row_floats * ring_rows(d, rows) : 0;
+  const int64_t step_bytes = slab + matrices + taps + bytes * rows * d.out_width * mid;
+  const int64_t map_bytes = bytes * d.out_height * d.out_width * mid;
   const bool fits = step_bytes <= cache.l2 * 3 / 4;
   // A ring that leaves L2 is still better than a depthwise output that leaves the last-level cache.
   const bool map_too_large = map_bytes > 8 * cache.l2;

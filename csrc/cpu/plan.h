@@ -22,8 +22,8 @@ struct CacheSizes {
 };
 
 // lanes: floats per vector; panel: expanded channels of one chunk of the second schedule.
-InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, int64_t lanes,
-                                            int64_t panel, const CacheSizes& cache);
+InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, DataType type,
+                                            int64_t lanes, int64_t panel, const CacheSizes& cache);
 
 // Input rows under `rows` output rows: what the ring must hold.
 int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows);

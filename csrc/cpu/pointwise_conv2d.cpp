@@ -10,7 +10,7 @@ namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 namespace {
 
-constexpr int64_t kBlockFloats = 32 * 1024;
+constexpr int64_t kBlock = 128 * 1024 / sizeof(Element);
 constexpr int64_t kMinPixels = 24;
 
 // Runs of pixels that are equally spaced in the input: everything, or an output row where the
@@ -26,7 +26,7 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
   const int64_t in = p.in_channels, out = p.out_channels;
   const int64_t n = run / p.out_height, y = run % p.out_height;
   const bool by_row = p.stride_height > 1 || p.stride_width > 1 || p.input_scale != nullptr;
-  const float* a_data = p.input;
+  const Element* a_data = elements(p.input);
   int64_t a_row = in;
   if (by_row) {
     a_data += ((n * p.height + y * p.stride_height) * p.width) * in;
@@ -34,20 +34,25 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
   }
   a_data += begin * a_row;
   if (p.input_scale != nullptr) {
-    float* scaled = scratch_floats(Scratch::kTile, (end - begin) * in);
-    const float* scale = p.input_scale + n * in;
+    Element* scaled = scratch_elements(Scratch::kTile, (end - begin) * in);
+    const Element* scale = elements(p.input_scale) + n * in;
     for (int64_t m = 0; m < end - begin; ++m) {
-      for (int64_t c = 0; c < in; ++c) scaled[m * in + c] = a_data[m * a_row + c] * scale[c];
+      const Element* x = a_data + m * a_row;
+      for (int64_t c = 0; c < in; c += kW) {
+        const int lanes = static_cast<int>(std::min<int64_t>(kW, in - c));
+        vstore_first(scaled + m * in + c,
+                     vmul(vload_first(x + c, lanes), vload_first(scale + c, lanes)), lanes);
+      }
     }
     a_data = scaled;
     a_row = in;
   }
   const int64_t first = run * run_pixels + begin;
   const GemmA a{a_data, a_row, in, 0, in};
-  const GemmC c{p.output + first * out, out, kW, nullptr, out, 0};
-  const GemmEpilogue epilogue{p.activation, p.residual ? p.residual + first * out : nullptr, out};
-  gemm(a, {p.packed + kPackedHeader, /*cold=*/begin == 0, {}}, panels, end - begin, c, epilogue,
-       panel_begin, panel_end);
+  const GemmEpilogue epilogue{p.activation,
+                              p.residual ? elements(p.residual) + first * out : nullptr, out};
+  gemm(a, {p.packed + kPackedHeader, /*cold=*/begin == 0, {}}, panels, end - begin,
+       gemm_map(elements(p.output) + first * out, out), epilogue, panel_begin, panel_end);
 }
 
 }  // namespace
@@ -58,7 +63,7 @@ void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads) {
   if (total == 0) return;
   const Runs runs = dense ? Runs{1, total} : Runs{p.batch * p.out_height, p.out_width};
   const Panels panels(p.out_channels);
-  const int64_t block = std::max(kMinPixels, kBlockFloats / std::max<int64_t>(1, p.in_channels));
+  const int64_t block = std::max(kMinPixels, kBlock / std::max<int64_t>(1, p.in_channels));
   const int64_t blocks_per_run = (runs.pixels + block - 1) / block;
 
   if (total < 2 * kMinPixels * threads.count && panels.count >= threads.count) {

@@ -20,8 +20,8 @@ void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_
   std::fill(sums, sums + width * kW, 0.f);
   for (int64_t m = 0; m < p.pixels; m += kTilePixels) {
     const int64_t count = std::min(kTilePixels, p.pixels - m);
-    const GemmA a{p.input + (n * p.pixels + m) * in, in, in, 0, in};
-    const GemmC c{tile, width * kW, kW, nullptr, panels.vectors * kW, first};
+    const GemmA a{elements(p.input) + (n * p.pixels + m) * in, in, in, 0, in};
+    const GemmC c{tile, true, width * kW, kW, nullptr, panels.vectors * kW, first};
     const bool cold = n == 0 && m == 0;
     gemm(a, {p.packed + kPackedHeader, cold, cold ? p.ahead : WeightRegion{}}, panels, count, c,
          {p.activation, nullptr, 0}, panel, panel + 1);
@@ -32,7 +32,7 @@ void pool_panel(const PointwiseConv2dPoolParams& p, const Panels& panels, int64_
     }
   }
   const Vec scale = vset(1.f / static_cast<float>(p.pixels));
-  float* out = p.output + n * p.out_channels + first * kW;
+  Element* out = elements(p.output) + n * p.out_channels + first * kW;
   for (int64_t v = 0; v < width; ++v) {
     const Vec mean = vmul(vload(sums + v * kW), scale);
     const int64_t left = p.out_channels - (first + v) * kW;

@@ -21,22 +21,28 @@ struct Steps {
   int64_t begin, end;
 };
 
-float* buffer(Scratch purpose, int64_t floats) {
-  return static_cast<float*>(scratch(purpose, sizeof(float) * static_cast<std::size_t>(floats)));
+char* buffer(Scratch purpose, int64_t bytes) {
+  return static_cast<char*>(scratch(purpose, static_cast<std::size_t>(bytes)));
 }
 
 struct Chain {
   const KernelTable& table;
   const SequentialParams& p;
 
-  const float* image(int64_t n) const {
+  // Where maps begin is counted in bytes here.
+  int64_t bytes(int64_t elements) const { return elements * element_bytes(table.type); }
+  int64_t in_bytes(const SequentialStep& step) const { return bytes(step.in_elements); }
+  int64_t out_bytes(const SequentialStep& step) const { return bytes(step.out_elements); }
+
+  const char* image(int64_t n) const {
     const SequentialStep& first = p.steps[0];
     const bool strided = first.kind == StepKind::kConv2dBiasAct;
-    return p.input + n * (strided ? first.conv2d_bias_act.batch_stride : first.in_floats);
+    const int64_t size = strided ? first.conv2d_bias_act.batch_stride : first.in_elements;
+    return static_cast<const char*>(p.input) + bytes(n * size);
   }
 
   // One step on `batch` images.
-  void run_step(const SequentialStep& step, int64_t batch, const float* input, float* output,
+  void run_step(const SequentialStep& step, int64_t batch, const char* input, char* output,
                 const Threads& threads) const {
     const auto run_kernel = [&](auto q, const auto& kernel) {
       q.batch = batch;
@@ -67,6 +73,8 @@ struct Chain {
       }
       case StepKind::kLinear:
         return run_kernel(step.linear, table.linear);
+      case StepKind::kSqueezeExcite:
+        return run_kernel(step.squeeze_excite, table.squeeze_excite);
     }
   }
 
@@ -88,18 +96,17 @@ struct Chain {
         p.steps[1].kind != StepKind::kInvertedResidual)
       return 1;
     const InvertedResidualParams& block = p.steps[1].inverted_residual;
-    const int64_t map_bytes = static_cast<int64_t>(sizeof(float)) * p.steps[0].out_floats;
     const bool direct = block.expand_packed == nullptr && block.squeeze_excite.squeezed == 0;
-    return direct && map_bytes > cache_sizes().l2 / 2 ? 2 : 1;
+    return direct && out_bytes(p.steps[0]) > cache_sizes().l2 / 2 ? 2 : 1;
   }
 
   // Rows [begin, end) of the first step's map, which is where a block finds them.
-  void run_dense_rows(int64_t begin, int64_t end, const float* input, float* output) const {
+  void run_dense_rows(int64_t begin, int64_t end, const char* input, char* output) const {
     Conv2dBiasActParams q = p.steps[0].conv2d_bias_act;
     const int64_t first = begin * q.stride_height - q.pad_top;
     const int64_t above = std::max<int64_t>(0, first);
     q.batch = 1;
-    q.input = input + above * q.row_stride;
+    q.input = input + bytes(above * q.row_stride);
     q.height -= above;
     q.pad_top = above - first;
     q.out_height = end - begin;
@@ -109,20 +116,19 @@ struct Chain {
 
   // The first two steps on one image. Each task has a range of output rows and goes through it in
   // bands that stay in L2; what two bands read in common is kept.
-  void run_banded(const float* input, float* output, const Threads& threads) const {
+  void run_banded(const char* input, char* output, const Threads& threads) const {
     const SequentialStep& step = p.steps[1];
     const InvertedResidualParams& block = step.inverted_residual;
     const DepthwiseConv2dParams& d = block.depthwise;
-    const int64_t row = d.width * d.channels, out_row = d.out_width * block.out_channels;
-    const int64_t l2_floats = cache_sizes().l2 / static_cast<int64_t>(sizeof(float));
-    const int64_t band = std::max<int64_t>(1, l2_floats / 4 / (row * d.stride_height));
+    const int64_t row = bytes(d.width * d.channels);
+    const int64_t out_row = bytes(d.out_width * block.out_channels);
+    const int64_t band = std::max<int64_t>(1, cache_sizes().l2 / 4 / (row * d.stride_height));
     constexpr int64_t kTasksPerThread = 2;
     const int64_t tasks =
         std::min(threads.count == 1 ? 1 : kTasksPerThread * threads.count, d.out_height);
     threads.parallel(tasks, [&](int64_t task) {
       const Share rows(d.out_height, tasks, task);
-      float* map =
-          buffer(Scratch::kBand, ring_rows(d, std::min(band, rows.end - rows.begin)) * row);
+      char* map = buffer(Scratch::kBand, ring_rows(d, std::min(band, rows.end - rows.begin)) * row);
       int64_t have_begin = 0, have_end = 0;  // rows of the map that are there
       for (int64_t y = rows.begin; y < rows.end; y += band) {
         const int64_t count = std::min(band, rows.end - y);
@@ -130,8 +136,7 @@ struct Chain {
         const int64_t begin = std::max<int64_t>(0, first);
         const int64_t end = std::max(begin, std::min(d.height, first + ring_rows(d, count)));
         const int64_t kept = std::max<int64_t>(0, have_end - begin);
-        if (kept > 0)
-          std::memmove(map, map + (begin - have_begin) * row, sizeof(float) * kept * row);
+        if (kept > 0) std::memmove(map, map + (begin - have_begin) * row, kept * row);
         if (begin + kept < end) run_dense_rows(begin + kept, end, input, map + kept * row);
         have_begin = begin;
         have_end = end;
@@ -149,16 +154,16 @@ struct Chain {
   }
 
   // Some steps in a row on `batch` images; maps between them alternate between two buffers.
-  void run_steps(Steps steps, int64_t batch, const float* input, float* output,
+  void run_steps(Steps steps, int64_t batch, const char* input, char* output,
                  const Threads& threads) const {
     const int64_t first = steps.begin == 0 ? in_first() - 1 : steps.begin;
     int64_t largest = 0;
     for (int64_t i = first; i + 1 < steps.end; ++i)
-      largest = std::max(largest, p.steps[i].out_floats);
-    float* maps[] = {buffer(Scratch::kMaps, batch * largest),
-                     buffer(Scratch::kOtherMaps, batch * largest)};
+      largest = std::max(largest, out_bytes(p.steps[i]));
+    char* maps[] = {buffer(Scratch::kMaps, batch * largest),
+                    buffer(Scratch::kOtherMaps, batch * largest)};
     for (int64_t i = first; i < steps.end; ++i) {
-      float* to = i + 1 == steps.end ? output : maps[i % 2];
+      char* to = i + 1 == steps.end ? output : maps[i % 2];
       if (i > steps.begin && i == first) {
         run_banded(input, to, threads);
       } else {
@@ -170,21 +175,21 @@ struct Chain {
 
   // Images [begin, end) through steps [0, body) on one thread: each alone as far as `joint`, all
   // together from there.
-  void run_group(int64_t begin, int64_t end, int64_t joint, int64_t body, float* output) const {
+  void run_group(int64_t begin, int64_t end, int64_t joint, int64_t body, char* output) const {
     const int64_t batch = end - begin;
-    const int64_t joint_floats = p.steps[joint - 1].out_floats;
-    float* joint_maps = joint == body ? output : buffer(Scratch::kJointMaps, batch * joint_floats);
+    const int64_t joint_bytes = out_bytes(p.steps[joint - 1]);
+    char* joint_maps = joint == body ? output : buffer(Scratch::kJointMaps, batch * joint_bytes);
     for (int64_t n = 0; n < batch; ++n)
-      run_steps({0, joint}, 1, image(begin + n), joint_maps + n * joint_floats, kAlone);
+      run_steps({0, joint}, 1, image(begin + n), joint_maps + n * joint_bytes, kAlone);
     if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
   }
 
   // The first step from which the maps of `group` images fit into the cache; not before in_first().
   int64_t joint_step(int64_t group, int64_t body) const {
-    const int64_t limit = cache_sizes().l2 * 3 / 4 / static_cast<int64_t>(sizeof(float));
+    const int64_t limit = cache_sizes().l2 * 3 / 4;
     int64_t joint = body;
     while (joint > in_first() &&
-           group * (p.steps[joint - 1].in_floats + p.steps[joint - 1].out_floats) <= limit)
+           group * (in_bytes(p.steps[joint - 1]) + out_bytes(p.steps[joint - 1])) <= limit)
       --joint;
     return joint;
   }
@@ -193,8 +198,9 @@ struct Chain {
     // Fully connected layers at the end see the whole batch: their weights are read once.
     int64_t body = p.count;
     while (body > 1 && p.steps[body - 1].kind == StepKind::kLinear) --body;
-    const int64_t features = p.steps[body - 1].out_floats;
-    float* output = body == p.count ? p.output : buffer(Scratch::kFeatures, p.batch * features);
+    const int64_t features = out_bytes(p.steps[body - 1]);
+    char* const end = static_cast<char*>(p.output);
+    char* output = body == p.count ? end : buffer(Scratch::kFeatures, p.batch * features);
 
     constexpr int64_t kLargestGroup = 4;
     const int64_t whole = p.batch / threads.count * threads.count;
@@ -207,7 +213,7 @@ struct Chain {
     });
     for (int64_t n = whole; n < p.batch; ++n)
       run_steps({0, body}, 1, image(n), output + n * features, threads);
-    if (body < p.count) run_steps({body, p.count}, p.batch, output, p.output, threads);
+    if (body < p.count) run_steps({body, p.count}, p.batch, output, end, threads);
   }
 };
 

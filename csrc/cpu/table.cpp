@@ -14,8 +14,9 @@ const KernelTable table = {
 #else
     Isa::kScalar,
 #endif
-    pack_gemm,      pack_depthwise,  pointwise_conv2d,      depthwise_conv2d, inverted_residual,
-    squeeze_excite, conv2d_bias_act, pointwise_conv2d_pool, linear,           fma_peak,
+    kDataType,         pack_gemm,      pack_depthwise,  pointwise_conv2d,      depthwise_conv2d,
+    inverted_residual, squeeze_excite, conv2d_bias_act, pointwise_conv2d_pool, linear,
+    fma_peak,
 };
 
 }  // namespace FASTCONV_ISA_NAMESPACE

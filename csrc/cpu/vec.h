@@ -14,13 +14,21 @@
 
 #if defined(FASTCONV_ISA_AVX512)
 #include <immintrin.h>
+#if defined(FASTCONV_BFLOAT16)
+#define FASTCONV_ISA_NAMESPACE avx512_bf16
+#else
 #define FASTCONV_ISA_NAMESPACE avx512
+#endif
 #elif defined(FASTCONV_ISA_AVX2)
 #include <immintrin.h>
 #define FASTCONV_ISA_NAMESPACE avx2
 #elif defined(FASTCONV_ISA_WIDE)
 // Test-only level: the 16-lane, 32-register tiles of AVX-512 on any CPU.
+#if defined(FASTCONV_BFLOAT16)
+#define FASTCONV_ISA_NAMESPACE wide_bf16
+#else
 #define FASTCONV_ISA_NAMESPACE wide
+#endif
 #else
 #define FASTCONV_ISA_NAMESPACE scalar
 #endif

@@ -43,19 +43,48 @@ inline std::string shape_text(const Tensor& t) {
   return out.str();
 }
 
-inline void check_float_cpu(const char* op, const char* arg, const Tensor& t) {
+inline void check_cpu(const char* op, const char* arg, const Tensor& t) {
   FASTCONV_CHECK(t.is_cpu(), op, arg, "be on the CPU", "a tensor on another device");
-  FASTCONV_CHECK(t.scalar_type() == ScalarType::Float, op, arg, "be float32", "another dtype");
+}
+
+// The kernels for the elements of a map.
+inline const KernelTable& check_map(const char* op, const char* arg, const Tensor& t) {
+  check_cpu(op, arg, t);
+  const KernelTable* table = nullptr;
+  if (t.scalar_type() == ScalarType::Float) table = kernels_for(DataType::kFloat32);
+  if (t.scalar_type() == ScalarType::BFloat16) table = kernels_for(DataType::kBfloat16);
+  FASTCONV_CHECK(
+      table != nullptr, op, arg,
+      text("be float32", kernels_for(DataType::kBfloat16) == nullptr ? "" : " or bfloat16"),
+      "another dtype");
+  return *table;
+}
+
+// Another map of the same op.
+inline void check_like(const char* op, const char* arg, const Tensor& t, const Tensor& input) {
+  check_cpu(op, arg, t);
+  FASTCONV_CHECK(t.scalar_type() == input.scalar_type(), op, arg, "have the input's dtype",
+                 "another");
+}
+
+// Weights are converted to what the kernels take.
+inline void check_weights(const char* op, const char* arg, const Tensor& t) {
+  check_cpu(op, arg, t);
+  const ScalarType type = t.scalar_type();
+  FASTCONV_CHECK(
+      type == ScalarType::Float || type == ScalarType::BFloat16 || type == ScalarType::Half, op,
+      arg, "be float32, bfloat16 or float16", "another dtype");
 }
 
 struct Image {
   int64_t batch, channels, height, width;
+  const KernelTable& kernels;
 };
 
 inline Image check_input(const char* op, const Tensor& input) {
-  check_float_cpu(op, "input", input);
+  const KernelTable& kernels = check_map(op, "input", input);
   FASTCONV_CHECK(input.dim() == 4, op, "input", "have 4 dimensions", shape_text(input));
-  const Image image{input.size(0), input.size(1), input.size(2), input.size(3)};
+  const Image image{input.size(0), input.size(1), input.size(2), input.size(3), kernels};
   FASTCONV_CHECK(image.channels > 0 && image.height > 0 && image.width > 0, op, "input",
                  "have shape (N, C, H, W) with C, H, W at least 1", shape_text(input));
   // Offsets inside a slab of rows are 32-bit.
@@ -66,7 +95,7 @@ inline Image check_input(const char* op, const Tensor& input) {
 
 inline void check_vector(const char* op, const char* arg, const OptionalTensor& t, int64_t size) {
   if (!t.has_value()) return;
-  check_float_cpu(op, arg, *t);
+  check_weights(op, arg, *t);
   FASTCONV_CHECK(t->dim() == 1 && t->size(0) == size, op, arg, text("have shape (", size, ",)"),
                  shape_text(*t));
 }
@@ -74,7 +103,7 @@ inline void check_vector(const char* op, const char* arg, const OptionalTensor& 
 // A (K, channels, 1, 1) weight; returns K.
 inline int64_t check_pointwise_weight(const char* op, const char* arg, const Tensor& weight,
                                       int64_t channels) {
-  check_float_cpu(op, arg, weight);
+  check_weights(op, arg, weight);
   FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) > 0 && weight.size(1) == channels &&
                      weight.size(2) == 1 && weight.size(3) == 1,
                  op, arg, text("have shape (K, ", channels, ", 1, 1)"), shape_text(weight));
@@ -83,7 +112,7 @@ inline int64_t check_pointwise_weight(const char* op, const char* arg, const Ten
 
 inline void check_depthwise_weight(const char* op, const char* arg, const Tensor& weight,
                                    int64_t channels) {
-  check_float_cpu(op, arg, weight);
+  check_weights(op, arg, weight);
   FASTCONV_CHECK(weight.dim() == 4 && weight.size(0) == channels && weight.size(1) == 1 &&
                      weight.size(2) > 0 && weight.size(3) > 0,
                  op, arg, text("have shape (", channels, ", 1, KH, KW)"), shape_text(weight));
@@ -162,26 +191,37 @@ inline Tensor dense(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
+inline Tensor dense_float(const Tensor& t) {
+  if (t.scalar_type() == ScalarType::Float) return dense(t);
+  return dense(torch::stable::to(t, ScalarType::Float));
+}
+
 inline Tensor empty_channels_last(const Tensor& like, std::array<int64_t, 4> sizes) {
-  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt,
+  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt,
                               like.device(), std::nullopt, MemoryFormat::ChannelsLast);
 }
 
 inline Tensor empty_2d(const Tensor& like, int64_t rows, int64_t columns) {
   const std::array<int64_t, 2> sizes{rows, columns};
-  return torch::stable::empty({sizes.data(), sizes.size()}, ScalarType::Float, std::nullopt,
+  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt,
                               like.device());
 }
 
-inline const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
+// Of a map.
+inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 
-inline float* mutable_data(const Tensor& t) { return t.mutable_data_ptr<float>(); }
+inline void* mutable_data(const Tensor& t) { return t.mutable_data_ptr(); }
+
+// Of weights.
+inline const float* floats(const Tensor& t) { return t.const_data_ptr<float>(); }
+
+inline float* mutable_floats(const Tensor& t) { return t.mutable_data_ptr<float>(); }
 
 // A residual of the output's shape, dense NHWC; keeps the tensor alive.
 inline OptionalTensor check_residual(const char* op, const OptionalTensor& residual,
-                                     std::array<int64_t, 4> sizes) {
+                                     const Tensor& input, std::array<int64_t, 4> sizes) {
   if (!residual.has_value()) return std::nullopt;
-  check_float_cpu(op, "residual", *residual);
+  check_like(op, "residual", *residual, input);
   bool ok = residual->dim() == 4;
   for (int64_t i = 0; ok && i < 4; ++i) ok = residual->size(i) == sizes[i];
   FASTCONV_CHECK(
@@ -191,7 +231,7 @@ inline OptionalTensor check_residual(const char* op, const OptionalTensor& resid
   return channels_last(*residual);
 }
 
-inline const float* data_or_null(const OptionalTensor& t) {
+inline const void* data_or_null(const OptionalTensor& t) {
   return t.has_value() ? data(*t) : nullptr;
 }
 
@@ -203,28 +243,30 @@ inline Threads torch_threads() {
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run, nullptr};
 }
 
-Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias);
-Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias);
+// type: of the maps, as a DataType.
+Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
+Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
 
 // Walks the segments of an op's packed weights, checking each header; packs for this call where
 // there is none.
 class PackedWeights {
  public:
-  PackedWeights(const char* op, const OptionalTensor& packed);
+  PackedWeights(const char* op, const OptionalTensor& packed, const KernelTable& kernels);
   const float* pointwise(const Tensor& weight, const OptionalTensor& bias);
   const float* depthwise(const Tensor& weight, const OptionalTensor& bias);
-  // The next segment, which must hold the weights of `channels` outputs of `depth` inputs each.
-  const float* next(PackedKind kind, int64_t channels, int64_t depth);
+  // The next weights: `channels` outputs of `depth` inputs each, in equal segments.
+  const float* next(PackedKind kind, int64_t channels, int64_t depth, int64_t segments = 1);
   void check_end() const;
-  // Where the next segment begins.
+  // Where the next weights begin; null without packed ones.
   const float* position() const { return cursor_; }
 
  private:
   const char* op_;
+  const KernelTable& kernels_;
   const float* cursor_ = nullptr;
   int64_t left_ = 0;
   OptionalTensor packed_;
-  std::array<OptionalTensor, 3> owned_;
+  std::array<OptionalTensor, 5> owned_;
   std::size_t owned_count_ = 0;
 };
 

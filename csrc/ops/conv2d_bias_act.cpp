@@ -8,7 +8,7 @@ Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const Opti
                            const OptionalTensor& packed) {
   const char* op = "conv2d_bias_act";
   const Image image = check_input(op, input);
-  check_float_cpu(op, "weight", weight);
+  check_weights(op, "weight", weight);
   FASTCONV_CHECK(weight.dim() == 4 && weight.numel() > 0 && weight.size(1) == image.channels, op,
                  "weight", text("have shape (K, ", image.channels, ", KH, KW)"),
                  shape_text(weight));
@@ -16,13 +16,13 @@ Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const Opti
   check_vector(op, "bias", bias, k);
   Conv2dBiasActParams p = conv2d_window(op, image, k, KernelSize(weight), stride, padding);
   p.activation = check_activation(op, "activation", activation);
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   p.packed = weights.pointwise(weight, bias);
   weights.check_end();
   Tensor output = empty_channels_last(input, {image.batch, k, p.out_height, p.out_width});
   set_strided_input(p, input);
   p.output = mutable_data(output);
-  kernels().conv2d_bias_act(p, torch_threads());
+  image.kernels.conv2d_bias_act(p, torch_threads());
   return output;
 }
 

@@ -12,7 +12,7 @@ Tensor depthwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
       depthwise_params(op, "weight", image, image.channels, weight, stride, padding, dilation);
   check_vector(op, "bias", bias, image.channels);
   p.activation = check_activation(op, "activation", activation);
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   p.packed = weights.depthwise(weight, bias);
   weights.check_end();
   const Tensor dense_input = channels_last(input);
@@ -20,7 +20,7 @@ Tensor depthwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
       empty_channels_last(input, {image.batch, image.channels, p.out_height, p.out_width});
   p.input = data(dense_input);
   p.output = mutable_data(output);
-  kernels().depthwise_conv2d(p, torch_threads());
+  image.kernels.depthwise_conv2d(p, torch_threads());
   return output;
 }
 

@@ -20,12 +20,12 @@ Tensor depthwise_separable_conv2d_cpu(
       check_pointwise_weight(op, "pointwise_weight", pointwise_weight, image.channels);
   check_vector(op, "pointwise_bias", pointwise_bias, k);
   const std::array<int64_t, 4> sizes{image.batch, k, p.depthwise.out_height, p.depthwise.out_width};
-  const OptionalTensor dense_residual = check_residual(op, residual, sizes);
+  const OptionalTensor dense_residual = check_residual(op, residual, input, sizes);
   p.in_channels = image.channels;
   p.out_channels = k;
   p.depthwise.activation = check_activation(op, "depthwise_activation", depthwise_activation);
   p.project_activation = check_activation(op, "activation", activation);
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   p.depthwise.packed = weights.depthwise(depthwise_weight, depthwise_bias);
   p.project_packed = weights.pointwise(pointwise_weight, pointwise_bias);
   weights.check_end();
@@ -34,7 +34,7 @@ Tensor depthwise_separable_conv2d_cpu(
   p.residual = data_or_null(dense_residual);
   p.depthwise.input = data(dense_input);
   p.depthwise.output = mutable_data(output);
-  kernels().inverted_residual(p, torch_threads());
+  image.kernels.inverted_residual(p, torch_threads());
   return output;
 }
 

@@ -27,22 +27,27 @@ Tensor inverted_residual_cpu(const Tensor& input, const OptionalTensor& expand_w
   const int64_t k = check_pointwise_weight(op, "project_weight", project_weight, mid);
   check_vector(op, "project_bias", project_bias, k);
   const std::array<int64_t, 4> sizes{image.batch, k, p.depthwise.out_height, p.depthwise.out_width};
-  const OptionalTensor dense_residual = check_residual(op, residual, sizes);
+  const OptionalTensor dense_residual = check_residual(op, residual, input, sizes);
   p.in_channels = image.channels;
   p.out_channels = k;
   p.expand_activation = p.depthwise.activation = check_activation(op, "activation", activation);
   p.project_activation = Activation::kNone;
-  SqueezeExciteTensors tensors;
-  FASTCONV_CHECK(squeeze_excite.empty() || squeeze_excite.size() == 4, op, "squeeze_excite",
+  const bool excites = !squeeze_excite.empty();
+  FASTCONV_CHECK(!excites || squeeze_excite.size() == 4, op, "squeeze_excite",
                  "have 0 or 4 tensors", squeeze_excite.size());
-  if (!squeeze_excite.empty()) {
-    p.squeeze_excite = squeeze_excite_params(
-        op, mid, squeeze_excite[0], squeeze_excite[1], squeeze_excite[2], squeeze_excite[3],
-        squeeze_excite_activation, squeeze_excite_gate, &tensors);
+  OptionalTensor biases[2];
+  for (int i = 0; excites && i < 2; ++i) biases[i] = squeeze_excite[2 * i + 1];
+  const auto tensors = [&]() -> SqueezeExciteTensors {
+    return {squeeze_excite[0], biases[0], squeeze_excite[2], biases[1]};
+  };
+  if (excites) {
+    p.squeeze_excite =
+        squeeze_excite_params(op, mid, tensors(), squeeze_excite_activation, squeeze_excite_gate);
   }
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   if (expand_weight.has_value()) p.expand_packed = weights.pointwise(*expand_weight, expand_bias);
   p.depthwise.packed = weights.depthwise(depthwise_weight, depthwise_bias);
+  if (excites) set_packed(p.squeeze_excite, weights, tensors());
   p.project_packed = weights.pointwise(project_weight, project_bias);
   weights.check_end();
   const Tensor dense_input = channels_last(input);
@@ -50,7 +55,7 @@ Tensor inverted_residual_cpu(const Tensor& input, const OptionalTensor& expand_w
   p.residual = data_or_null(dense_residual);
   p.depthwise.input = data(dense_input);
   p.depthwise.output = mutable_data(output);
-  kernels().inverted_residual(p, torch_threads());
+  image.kernels.inverted_residual(p, torch_threads());
   return output;
 }
 

@@ -14,10 +14,10 @@ Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
   const int64_t out_height = (image.height - 1) / stride[0] + 1,
                 out_width = (image.width - 1) / stride[1] + 1;
   const OptionalTensor dense_residual =
-      check_residual(op, residual, {image.batch, k, out_height, out_width});
+      check_residual(op, residual, input, {image.batch, k, out_height, out_width});
   OptionalTensor dense_scale;
   if (input_scale.has_value()) {
-    check_float_cpu(op, "input_scale", *input_scale);
+    check_like(op, "input_scale", *input_scale, input);
     const bool ok = input_scale->dim() == 2 && input_scale->size(0) == image.batch &&
                     input_scale->size(1) == image.channels;
     FASTCONV_CHECK(ok, op, "input_scale",
@@ -25,7 +25,7 @@ Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
                    shape_text(*input_scale));
     dense_scale = dense(*input_scale);
   }
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   const Tensor dense_input = channels_last(input);
   Tensor output = empty_channels_last(input, {image.batch, k, out_height, out_width});
   PointwiseConv2dParams p{};
@@ -45,7 +45,7 @@ Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
   p.residual = data_or_null(dense_residual);
   p.input_scale = data_or_null(dense_scale);
   p.output = mutable_data(output);
-  kernels().pointwise_conv2d(p, torch_threads());
+  image.kernels.pointwise_conv2d(p, torch_threads());
   return output;
 }
 

@@ -10,7 +10,7 @@ Tensor pointwise_conv2d_pool_cpu(const Tensor& input, const Tensor& weight,
   const Image image = check_input(op, input);
   const int64_t k = check_pointwise_weight(op, "weight", weight, image.channels);
   check_vector(op, "bias", bias, k);
-  PackedWeights weights(op, packed);
+  PackedWeights weights(op, packed, image.kernels);
   const Tensor dense_input = channels_last(input);
   Tensor output = empty_2d(input, image.batch, k);
   PointwiseConv2dPoolParams p{};
@@ -23,7 +23,7 @@ Tensor pointwise_conv2d_pool_cpu(const Tensor& input, const Tensor& weight,
   weights.check_end();
   p.input = data(dense_input);
   p.output = mutable_data(output);
-  kernels().pointwise_conv2d_pool(p, torch_threads());
+  image.kernels.pointwise_conv2d_pool(p, torch_threads());
   return output;
 }
 

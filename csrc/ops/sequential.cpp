@@ -2,6 +2,7 @@
 // runs them.
 #include "conv2d_bias_act.h"
 #include "depthwise.h"
+#include "squeeze_excite.h"
 
 namespace fastconv {
 namespace {
@@ -10,7 +11,7 @@ constexpr const char* kOp = "sequential";
 
 // The fields of one step, in the order of python/fastconv/ops/_sequential.py.
 struct Fields {
-  static constexpr int64_t kCount = 16;
+  static constexpr int64_t kCount = 19;
   explicit Fields(const int64_t* f)
       : kind(static_cast<StepKind>(f[0])),
         out_channels(f[1]),
@@ -21,11 +22,14 @@ struct Fields {
         dilation{f[11], f[12]},
         activation(check_activation(kOp, "steps' activation", f[13])),
         out_activation(check_activation(kOp, "steps' out_activation", f[14])),
-        residual(f[15] != 0) {
+        residual(f[15] != 0),
+        squeezed(f[16]),
+        excite_activation(check_activation(kOp, "steps' squeeze-excite activation", f[17])),
+        excite_gate(check_activation(kOp, "steps' squeeze-excite gate", f[18])) {
     FASTCONV_CHECK(f[0] >= 0 && f[0] < kStepKinds, kOp, "steps' kind",
                    text("be from 0 to ", kStepKinds - 1), f[0]);
     for (int64_t i : {1, 3, 4}) check_size(f[i], 1);
-    check_size(f[2], 0);
+    for (int64_t i : {2, 16}) check_size(f[i], 0);
   }
   static void check_size(int64_t size, int64_t least) {
     FASTCONV_CHECK(size >= least && size <= (int64_t{1} << 24), kOp, "steps' sizes",
@@ -38,16 +42,27 @@ struct Fields {
   Ints stride, padding, dilation;
   Activation activation, out_activation;  // inside a block, and at its end
   bool residual;
+  int64_t squeezed;  // 0: no squeeze-excite
+  Activation excite_activation, excite_gate;
 };
 
-int64_t floats_of(const Image& image) { return image.channels * image.height * image.width; }
+int64_t elements_of(const Image& image) { return image.channels * image.height * image.width; }
+
+SqueezeExciteParams excite_of(const Fields& f, int64_t channels) {
+  SqueezeExciteParams p{};
+  p.channels = channels;
+  p.squeezed = f.squeezed;
+  p.activation = f.excite_activation;
+  p.gate = f.excite_gate;
+  return p;
+}
 
 // One step on `image`, which becomes what the step makes of it.
 SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) {
   SequentialStep step{};
   step.kind = f.kind;
   step.residual = f.residual;
-  step.in_floats = floats_of(image);
+  step.in_elements = elements_of(image);
   const int64_t in = image.channels, out = f.out_channels, taps = f.kernel.height * f.kernel.width;
   const Image input = image;
   step.weights.data = weights.position();
@@ -57,7 +72,7 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       Conv2dBiasActParams& p = step.conv2d_bias_act;
       p = conv2d_window(kOp, input, out, f.kernel, f.stride, f.padding);
       p.activation = f.out_activation;
-      p.packed = weights.next(PackedKind::kPointwise, out, in * taps);
+      p.packed = weights.next(PackedKind::kPointwise, out, in * taps, f.kernel.height);
       image.height = p.out_height;
       image.width = p.out_width;
       break;
@@ -102,6 +117,10 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       p.project_activation = f.out_activation;
       if (f.mid_channels != 0) p.expand_packed = weights.next(PackedKind::kPointwise, mid, in);
       p.depthwise.packed = weights.next(PackedKind::kDepthwise, mid, taps);
+      if (f.squeezed > 0) {
+        p.squeeze_excite = excite_of(f, mid);
+        set_packed(p.squeeze_excite, weights);
+      }
       p.project_packed = weights.next(PackedKind::kPointwise, out, mid);
       image.height = p.depthwise.out_height;
       image.width = p.depthwise.out_width;
@@ -124,9 +143,16 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       step.linear = {0, in, out, nullptr, weights.next(PackedKind::kPointwise, out, in), nullptr};
       break;
     }
+    case StepKind::kSqueezeExcite: {
+      FASTCONV_CHECK(out == in && f.squeezed > 0, kOp, "a squeeze-excite step",
+                     text("have ", in, " output channels and squeezed ones"), out);
+      step.squeeze_excite = {0, input.height * input.width, excite_of(f, in), nullptr, nullptr};
+      set_packed(step.squeeze_excite.weights, weights);
+      break;
+    }
   }
   step.weights.floats = weights.position() - step.weights.data;
-  step.out_floats = floats_of(image);
+  step.out_elements = elements_of(image);
   const bool same = image.channels == input.channels && image.height == input.height &&
                     image.width == input.width;
   FASTCONV_CHECK(!f.residual || (f.kind == StepKind::kInvertedResidual && same), kOp,
@@ -138,7 +164,7 @@ Tensor sequential_cpu(const Tensor& input, const Ints& steps, const Tensor& pack
   Image image = check_input(kOp, input);
   FASTCONV_CHECK(!steps.empty() && steps.size() % Fields::kCount == 0, kOp, "steps",
                  text("have a multiple of ", Fields::kCount, " numbers"), steps.size());
-  PackedWeights weights(kOp, packed);
+  PackedWeights weights(kOp, packed, image.kernels);
   std::vector<SequentialStep> read;
   for (std::size_t i = 0; i < steps.size(); i += Fields::kCount) {
     const Fields fields(steps.data() + i);
@@ -157,7 +183,7 @@ Tensor sequential_cpu(const Tensor& input, const Ints& steps, const Tensor& pack
   if (strided) set_strided_input(read[0].conv2d_bias_act, first);
   const SequentialParams p{image.batch, static_cast<int64_t>(read.size()), read.data(), data(first),
                            mutable_data(output)};
-  sequential(kernels(), p, torch_threads());
+  sequential(image.kernels, p, torch_threads());
   return output;
 }
 

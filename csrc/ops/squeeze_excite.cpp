@@ -5,13 +5,16 @@ namespace {
 
 Tensor squeeze_excite_cpu(const Tensor& input, const Tensor& reduce_weight,
                           const OptionalTensor& reduce_bias, const Tensor& expand_weight,
-                          const OptionalTensor& expand_bias, int64_t activation, int64_t gate) {
+                          const OptionalTensor& expand_bias, int64_t activation, int64_t gate,
+                          const OptionalTensor& packed) {
   const char* op = "squeeze_excite";
   const Image image = check_input(op, input);
-  SqueezeExciteTensors tensors;
+  const SqueezeExciteTensors tensors{reduce_weight, reduce_bias, expand_weight, expand_bias};
   SqueezeExciteConv2dParams p{};
-  p.weights = squeeze_excite_params(op, image.channels, reduce_weight, reduce_bias, expand_weight,
-                                    expand_bias, activation, gate, &tensors);
+  p.weights = squeeze_excite_params(op, image.channels, tensors, activation, gate);
+  PackedWeights weights(op, packed, image.kernels);
+  set_packed(p.weights, weights, tensors);
+  weights.check_end();
   p.batch = image.batch;
   p.pixels = image.height * image.width;
   const Tensor dense_input = channels_last(input);
@@ -19,7 +22,7 @@ Tensor squeeze_excite_cpu(const Tensor& input, const Tensor& reduce_weight,
       empty_channels_last(input, {image.batch, image.channels, image.height, image.width});
   p.input = data(dense_input);
   p.output = mutable_data(output);
-  kernels().squeeze_excite(p, torch_threads());
+  image.kernels.squeeze_excite(p, torch_threads());
   return output;
 }
 

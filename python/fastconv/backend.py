@@ -20,6 +20,10 @@ if not _library.is_loaded():
 isa_generation = 0
 
 
+# Whether this instruction set has kernels for maps of bfloat16.
+has_bfloat16 = NATIVE_MISSING is None and bool(torch.ops.fastconv.has_kernels(1))
+
+
 class BackendError(RuntimeError):
     """The backend that was asked for cannot run this call; the message says why."""
 
@@ -86,8 +90,6 @@ def choose(op: str, limit: str | None = None, wish: str = "auto") -> bool:
 
 def _surroundings() -> str | None:
     """Why an opaque op does not fit where the call happens, None if it does."""
-    if torch._C._is_any_autocast_enabled():
-        return "autocast is on, and the kernels compute in float32"
     if torch.compiler.is_compiling():
         if torch.compiler.is_exporting():
             return "an exported program has PyTorch's own ops only"
@@ -117,6 +119,7 @@ def use_isa(level: int) -> Iterator[None]:
 
 
 def _set_isa(level: int) -> None:
-    global isa_generation
+    global isa_generation, has_bfloat16
     isa_generation += 1
     torch.ops.fastconv.isa(level)
+    has_bfloat16 = bool(torch.ops.fastconv.has_kernels(1))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import backend
+from . import _precision, backend
 
 CACHE_ENTRIES = 256
 
@@ -29,8 +29,11 @@ def fold_batch_norm(
         running_mean, running_var, gamma, beta: (K,); of the BatchNorm.
 
     Returns:
-        weight (K, C, KH, KW) and bias (K,), of one convolution that computes both.
+        weight (K, C, KH, KW) and bias (K,), of one convolution that computes both: float32 if the
+        arguments have less precision.
     """
+    if weight.dtype in (torch.bfloat16, torch.float16):
+        weight, running_var = weight.float(), running_var.float()
     scale = torch.rsqrt(running_var + eps)
     if gamma is not None:
         scale = scale * gamma
@@ -43,17 +46,21 @@ def fold_batch_norm(
 
 def pack_pointwise(weight: Tensor, bias: Tensor | None) -> Tensor:
     """For pointwise_conv2d, pointwise_conv2d_pool, conv2d_bias_act and linear."""
-    return torch.ops.fastconv.pack_pointwise(weight, bias)
+    return torch.ops.fastconv.pack_pointwise(weight, bias, _precision.type_code(weight))
 
 
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
     """For depthwise_conv2d."""
-    return torch.ops.fastconv.pack_depthwise(weight, bias)
+    return torch.ops.fastconv.pack_depthwise(weight, bias, _precision.type_code(weight))
 
 
 def pack_buffer(weights: Sequence[Tensor]) -> Tensor:
     """Uninitialized room for what these weights are when they are packed, one after the other."""
-    size = sum(_packed_numel(weight) for weight in weights)
+    # Of a weight with one input channel it cannot be said which kind it is: the larger.
+    size = sum(
+        _packed_numel(weight, weight.shape[1] == 1, _precision.type_code(weight))
+        for weight in weights
+    )
     return torch.ops.fastconv.pack_buffer(weights[0], size)
 
 
@@ -69,6 +76,17 @@ def pack_separable(
     )
 
 
+def pack_squeeze_excite(
+    reduce_weight: Tensor,
+    reduce_bias: Tensor | None,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+) -> Tensor:
+    """For squeeze_excite."""
+    parts = [pack_pointwise(reduce_weight, reduce_bias), pack_pointwise(expand_weight, expand_bias)]
+    return torch.cat(parts)
+
+
 def pack_inverted_residual(
     expand_weight: Tensor | None,
     expand_bias: Tensor | None,
@@ -76,27 +94,44 @@ def pack_inverted_residual(
     depthwise_bias: Tensor | None,
     project_weight: Tensor,
     project_bias: Tensor | None,
+    *squeeze_excite: Tensor | None,
 ) -> Tensor:
     """For inverted_residual."""
     parts = [] if expand_weight is None else [pack_pointwise(expand_weight, expand_bias)]
     parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
+    if squeeze_excite:
+        reduce_weight, reduce_bias, restore_weight, restore_bias = squeeze_excite
+        assert reduce_weight is not None and restore_weight is not None
+        parts.append(pack_pointwise(reduce_weight, reduce_bias))
+        parts.append(pack_pointwise(restore_weight, restore_bias))
     parts.append(pack_pointwise(project_weight, project_bias))
     return torch.cat(parts)
 
 
-def _packed_numel(weight: Tensor) -> int:
+def _packed_numel(weight: Tensor, depthwise: bool, type: int) -> int:
+    """As packed_size of csrc/packed.h."""
     rows = -(-weight.shape[0] // 16) * 16
-    return 16 + rows * (1 + weight.shape[1:].numel())
+    depth = weight.shape[1:].numel()
+    if type == 1 and not depthwise:
+        segments = weight.shape[2] if weight.dim() == 4 else 1
+        depth = segments * -(-depth // segments // 2)
+    return 16 + rows * (1 + depth)
 
 
-def _packed_like(weight: Tensor, bias: Tensor | None) -> Tensor:
-    return weight.new_empty(_packed_numel(weight))
+def _pack_pointwise_like(weight: Tensor, bias: Tensor | None, type: int = 0) -> Tensor:
+    return weight.new_empty(_packed_numel(weight, False, type), dtype=torch.float32)
+
+
+def _pack_depthwise_like(weight: Tensor, bias: Tensor | None, type: int = 0) -> Tensor:
+    return weight.new_empty(_packed_numel(weight, True, type), dtype=torch.float32)
 
 
 if backend.NATIVE_MISSING is None:
-    for _name in ("pack_pointwise", "pack_depthwise"):
-        torch.library.register_fake(f"fastconv::{_name}", _packed_like)
-    torch.library.register_fake("fastconv::pack_buffer", lambda like, size: like.new_empty(size))
+    torch.library.register_fake("fastconv::pack_pointwise", _pack_pointwise_like)
+    torch.library.register_fake("fastconv::pack_depthwise", _pack_depthwise_like)
+    torch.library.register_fake(
+        "fastconv::pack_buffer", lambda like, size: like.new_empty(size, dtype=torch.float32)
+    )
 
 
 class _Entry(NamedTuple):
@@ -123,7 +158,7 @@ def packed(pack: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor | Non
     None (the op then packs for itself) for tensors whose changes cannot be seen.
     """
     # A tensor that lives is the only one of its id.
-    key = (pack, *map(id, tensors))
+    key = (pack, _precision.wanted(), *map(id, tensors))
     entry = _entries.get(key)
     if entry is not None and entry.isa_generation == backend.isa_generation:
         for reference, version, address in entry.watched:

@@ -220,7 +220,8 @@ def _why_not_now(module: FusedModule, method: str) -> str:
     tensors = [*module.parameters(), *module.buffers()]
     if not are_native(*(t for t in tensors if t.is_floating_point())):
         kinds = {f"{t.dtype}".removeprefix("torch.") + f" on {t.device}" for t in tensors}
-        return f"its parameters are {', '.join(sorted(kinds))}; the kernels take float32 on cpu"
+        own = "float32, bfloat16 and float16 on cpu"
+        return f"its parameters are {', '.join(sorted(kinds))}; the kernels take {own}"
     if "forward" in module.__dict__ or has_global_hooks():
         return "a hook for all modules, or another forward put on this one"
     if _is_hooked(module):

@@ -11,16 +11,28 @@ struct SqueezeExcite {
         reduce_bias(draw.maybe(draw.chance(), squeezed)),
         expand(draw.floats(channels * squeezed)),
         expand_bias(draw.maybe(draw.chance(), channels)),
-        params{channels,          squeezed,
-               draw.activation(), draw.activation(),
-               reduce.data(),     data_or_null(reduce_bias),
-               expand.data(),     data_or_null(expand_bias)} {}
+        params{channels, squeezed, draw.activation(), draw.activation(), nullptr, nullptr, {}} {}
 
   Map apply(const Map& x) const {
     const Map squeezed =
         activate(convolve(mean(x), reduce, reduce_bias, params.squeezed, 1, {}), params.activation);
     return multiply(
         x, activate(convolve(squeezed, expand, expand_bias, params.channels, 1, {}), params.gate));
+  }
+
+  // The weights of both convolutions, and params with pointers into them.
+  std::pair<Floats, SqueezeExciteParams> packed(const Level& level) const {
+    std::pair<Floats, SqueezeExciteParams> result{{}, params};
+    if (params.squeezed == 0) return result;
+    auto& [both, p] = result;
+    both = pack_pointwise(level, reduce, p.squeezed, p.channels, reduce_bias);
+    const auto begin = static_cast<int64_t>(both.size());
+    const Floats second = pack_pointwise(level, expand, p.channels, p.squeezed, expand_bias);
+    both.insert(both.end(), second.begin(), second.end());
+    p.reduce_packed = both.data();
+    p.expand_packed = both.data() + begin;
+    p.weights = {both.data(), static_cast<int64_t>(both.size())};
+    return result;
   }
 
   const Floats reduce, reduce_bias, expand, expand_bias;
@@ -31,12 +43,16 @@ void test_squeeze_excite(Draw& draw, int64_t n, int64_t pixels, int64_t c, int64
   Floats input;
   const Map image = draw_map(draw, n, 1, pixels, c, &input);
   const SqueezeExcite weights(draw, c, squeezed);
-  SqueezeExciteConv2dParams p{n, pixels, weights.params, input.data(), nullptr};
+  SqueezeExciteConv2dParams p{n, pixels, weights.params, nullptr, nullptr};
   const std::string what =
       text(describe(image), "squeezed", squeezed, describe(weights.params.activation), "gate",
            static_cast<int>(weights.params.gate));
   check("squeeze_excite", what, weights.apply(image),
-        [&](const Level& level, const Threads& threads, float* output) {
+        [&](const Level& level, const Threads& threads, void* output) {
+          const auto packed = weights.packed(level);
+          const Elements elements(level, input);
+          p.weights = packed.second;
+          p.input = elements.data();
           p.output = output;
           level.table->squeeze_excite(p, threads);
         });
@@ -62,12 +78,10 @@ void test_inverted_residual(Draw& draw, const int64_t (&size)[3], const Block& b
 
   InvertedResidualParams p{};
   p.depthwise = depthwise_params(image, mid, s, draw.activation());
-  p.depthwise.input = input.data();
   p.in_channels = b.in;
   p.out_channels = b.out;
   p.expand_activation = draw.activation();
   p.project_activation = draw.activation();
-  p.squeeze_excite = squeeze_excite.params;
 
   Map x = b.expands
               ? activate(convolve(image, expand, expand_bias, mid, 1, {}), p.expand_activation)
@@ -77,26 +91,30 @@ void test_inverted_residual(Draw& draw, const int64_t (&size)[3], const Block& b
   x = convolve(x, project, project_bias, b.out, 1, {});
   const Floats residual = draw.maybe(draw.chance(), x.value.size());
   const Map expected = activate(add(x, residual), p.project_activation);
-  p.residual = data_or_null(residual);
 
   const std::string what =
       text(describe(image), "channels", mid, b.out, "expands", b.expands, "squeezed", b.squeezed,
            describe(s), describe(p.expand_activation), describe(p.depthwise.activation),
            describe(p.project_activation), "residual", !residual.empty());
   check("inverted_residual", what, expected,
-        [&](const Level& level, const Threads& threads, float* output) {
-          const Floats expand_packed = pack_pointwise(level, expand, mid, b.in, 1, expand_bias);
+        [&](const Level& level, const Threads& threads, void* output) {
+          const Floats expand_packed = pack_pointwise(level, expand, mid, b.in, expand_bias);
           const Floats depthwise_packed =
               pack_depthwise(level, depthwise, mid, taps, depthwise_bias);
-          const Floats project_packed = pack_pointwise(level, project, b.out, mid, 1, project_bias);
+          const Floats project_packed = pack_pointwise(level, project, b.out, mid, project_bias);
           p.expand_packed = b.expands ? expand_packed.data() : nullptr;
           p.depthwise.packed = depthwise_packed.data();
           p.project_packed = project_packed.data();
+          const auto excite = squeeze_excite.packed(level);
+          const Elements elements(level, input), residuals(level, residual);
+          p.squeeze_excite = excite.second;
+          p.depthwise.input = elements.data();
+          p.residual = residuals.data();
           p.depthwise.output = output;
           level.table->inverted_residual(p, threads);
           if (size[0] == 0 || threads.count > 1) return;
-          const InvertedResidualPlan plan =
-              plan_inverted_residual(p, level.lanes, 2 * level.lanes, cache_sizes());
+          const InvertedResidualPlan plan = plan_inverted_residual(
+              p, level.table->type, level.lanes, 2 * level.lanes, cache_sizes());
           ++schedules[level.name][2 * plan.ring + (plan.rows_per_step < p.depthwise.out_height)];
         });
 }
@@ -107,7 +125,7 @@ void check_schedules() {
   for (const Level& level : levels()) {
     for (int i = 0; i < 4; ++i) {
       const int runs = schedules[level.name][i];
-      std::printf("%-8s%4d blocks by %s\n", level.name, runs, names[i]);
+      std::printf("%-13s%4d blocks by %s\n", level.name, runs, names[i]);
       score().count(level, "schedules", runs > 0 ? "" : text("no block ran by", names[i]));
     }
   }

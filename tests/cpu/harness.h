@@ -22,6 +22,9 @@ namespace fastconv {
 namespace wide {
 extern const KernelTable table;
 }
+namespace wide_bf16 {
+extern const KernelTable table;
+}
 
 namespace test {
 
@@ -31,17 +34,58 @@ struct Level {
   int64_t lanes;
 };
 
-// Those of this CPU, and the tiles of AVX-512 in portable vectors.
+// Those of this CPU, and the tiles of AVX-512 in portable vectors; for each type of element.
 inline const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
     for (Isa isa : isa_levels())
       found.push_back({isa_name(isa), kernels_of(isa), 4 << static_cast<int>(isa)});
+    if (const KernelTable* table = kernels_of(Isa::kAvx512, DataType::kBfloat16))
+      found.push_back({"avx512_bf16", table, 16});
     found.push_back({"wide", &wide::table, 16});
+    found.push_back({"wide_bf16", &wide_bf16::table, 16});
     return found;
   }();
   return all;
 }
+
+// Numbers as a level's kernels have them in memory.
+class Elements {
+ public:
+  Elements(const Level& level, const Floats& x)
+      : type_(level.table->type), bytes_(x.size() * element_bytes(type_)) {
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &x[i], sizeof bits);
+      const auto half = static_cast<uint16_t>(bits >> 16);  // the lower half is 0
+      if (type_ == DataType::kFloat32) {
+        std::memcpy(&bytes_[4 * i], &bits, sizeof bits);
+      } else {
+        std::memcpy(&bytes_[2 * i], &half, sizeof half);
+      }
+    }
+  }
+  const void* data() const { return bytes_.empty() ? nullptr : bytes_.data(); }
+  void* data() { return bytes_.empty() ? nullptr : bytes_.data(); }
+  bool operator==(const Elements& other) const { return bytes_ == other.bytes_; }
+  Floats floats() const {
+    Floats x(bytes_.size() / element_bytes(type_));
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      uint32_t bits = 0;
+      if (type_ == DataType::kFloat32) {
+        std::memcpy(&bits, &bytes_[4 * i], sizeof bits);
+      } else {
+        std::memcpy(reinterpret_cast<char*>(&bits) + 2, &bytes_[2 * i], 2);
+      }
+      std::memcpy(&x[i], &bits, sizeof bits);
+    }
+    return x;
+  }
+
+ private:
+  DataType type_;
+  std::vector<char> bytes_;
+};
 
 // Every worker on a thread of its own, none before all have started: tasks then do spread over
 // them.
@@ -81,7 +125,7 @@ class Score {
     for (const auto& [key, score] : scores_) {
       passed += score.first;
       failed += score.second;
-      std::printf("%-8s%-24s%5d cases, %d failed\n", key.second.c_str(), key.first.c_str(),
+      std::printf("%-13s%-24s%5d cases, %d failed\n", key.second.c_str(), key.first.c_str(),
                   score.first + score.second, score.second);
     }
     std::printf("%d passed, %d failed\n", passed, failed);
@@ -99,12 +143,13 @@ inline Score& score() {
   return all;
 }
 
-// Empty, or the first output that is off by more than rounding.
-inline std::string compare(const Floats& got, const Map& expected) {
-  constexpr double kTolerance = 2e-6;
+// Empty, or the first output that is off by more than rounding. What is drawn is bfloat16 already:
+// only maps between ops and at the end are rounded.
+inline std::string compare(const Level& level, const Floats& got, const Map& expected) {
+  const double tolerance = level.table->type == DataType::kFloat32 ? 2e-6 : 6e-3;
   for (std::size_t i = 0; i < got.size(); ++i) {
     const double error = std::abs(got[i] - expected.value[i]);
-    if (error <= kTolerance * expected.magnitude[i] + 1e-30) continue;
+    if (error <= tolerance * expected.magnitude[i] + 1e-30) continue;
     const int64_t c = i % expected.channels, pixel = i / expected.channels,
                   row = pixel / expected.width;
     return text("output", row / expected.height, row % expected.height, pixel % expected.width, c,
@@ -118,16 +163,15 @@ inline std::string compare(const Floats& got, const Map& expected) {
 template <class Kernel>
 void check(const char* op, const std::string& what, const Map& expected, const Kernel& kernel) {
   for (const Level& level : levels()) {
-    Floats first;
+    Elements first(level, {});
     std::string failure;
     for (int64_t count : kThreadCounts) {
-      Floats output(expected.value.size(), NAN);
+      Elements output(level, Floats(expected.value.size(), NAN));
       kernel(level, Threads{count, run_on_threads, nullptr}, output.data());
       if (count == 1) {
-        failure = compare(output, expected);
+        failure = compare(level, output.floats(), expected);
         first = std::move(output);
-      } else if (!output.empty() &&
-                 std::memcmp(output.data(), first.data(), sizeof(float) * output.size()) != 0) {
+      } else if (!(output == first)) {
         failure = text(count, "threads give another result than 1;", failure);
       }
     }
@@ -145,9 +189,17 @@ class Draw {
     return choices[below(kCount)];
   }
   Activation activation() { return static_cast<Activation>(below(kActivationCount)); }
+  // Numbers that bfloat16 can hold, none of them 0.
   Floats floats(int64_t size, float range = 1) {
     Floats x(size);
-    for (float& value : x) value = (static_cast<float>(engine_() >> 8) / (1 << 23) - 1) * range;
+    for (float& value : x) {
+      const auto odd = static_cast<int32_t>(engine_() >> 24 | 1) - 128;
+      value = static_cast<float>(odd) / 128 * range;
+      uint32_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      bits &= 0xffff0000;
+      std::memcpy(&value, &bits, sizeof bits);
+    }
     return x;
   }
   Floats maybe(bool wanted, int64_t size) { return wanted ? floats(size) : Floats(); }
@@ -159,16 +211,23 @@ class Draw {
 // As pack_pointwise and pack_depthwise of csrc/ops make it, with NaN wherever the kernel writes
 // nothing.
 inline Floats pack_pointwise(const Level& level, const Floats& weight, int64_t n, int64_t channels,
-                             int64_t taps, const Floats& bias) {
-  Floats packed(packed_size(n, channels * taps), NAN);
-  level.table->pack_pointwise(weight.data(), n, channels, taps, data_or_null(bias),
+                             int64_t segments, int64_t taps, const Floats& bias) {
+  const DataType type = level.table->type;
+  const int64_t depth = channels * segments * taps;
+  Floats packed(packed_size(PackedKind::kPointwise, type, n, depth, segments), NAN);
+  level.table->pack_pointwise(weight.data(), n, channels, segments, taps, data_or_null(bias),
                               packed.data() + kPackedHeader);
   return packed;
 }
 
+inline Floats pack_pointwise(const Level& level, const Floats& weight, int64_t n, int64_t channels,
+                             const Floats& bias) {
+  return pack_pointwise(level, weight, n, channels, 1, 1, bias);
+}
+
 inline Floats pack_depthwise(const Level& level, const Floats& weight, int64_t channels,
                              int64_t taps, const Floats& bias) {
-  Floats packed(packed_size(channels, taps), NAN);
+  Floats packed(packed_size(PackedKind::kDepthwise, level.table->type, channels, taps), NAN);
   level.table->pack_depthwise(weight.data(), channels, taps, data_or_null(bias),
                               packed.data() + kPackedHeader);
   return packed;

@@ -20,15 +20,17 @@ Map add(Map x, const Map& residual) {
 
 // One packed weight of a step.
 struct Part {
-  Part(Draw& draw, int64_t outputs, int64_t inputs, int64_t window)
+  Part(Draw& draw, int64_t outputs, int64_t inputs, int64_t rows = 1, int64_t columns = 1)
       : n(outputs),
         channels(inputs),
-        taps(window),
+        segments(rows),
+        taps(columns),
         // Keeps the size of values: where they grow, relu6 would hide most of them.
-        weight(draw.floats(n * channels * taps, std::sqrt(3.f / (channels * taps)))),
+        weight(draw.floats(n * channels * segments * taps,
+                           std::sqrt(3.f / (channels * segments * taps)))),
         bias(draw.maybe(draw.chance(), n)) {}
 
-  int64_t n, channels, taps;
+  int64_t n, channels, segments, taps;
   Floats weight, bias;
 };
 
@@ -49,8 +51,8 @@ class Chain {
     input_ = std::move(strided);
 
     const Activation activation = draw_.activation();
-    const int64_t taps = s.kernel_height * s.kernel_width;
-    SequentialStep step = begin(StepKind::kConv2dBiasAct, {Part(draw_, out, c, taps)});
+    SequentialStep step =
+        begin(StepKind::kConv2dBiasAct, {Part(draw_, out, c, s.kernel_height, s.kernel_width)});
     map_ = activate(convolve(map_, part(0), out, 1, s), activation);
     step.conv2d_bias_act = {0,
                             h,
@@ -79,7 +81,7 @@ class Chain {
   Chain& pointwise(int64_t out, int64_t stride = 1) {
     const Map in = map_;
     const Activation activation = draw_.activation();
-    SequentialStep step = begin(StepKind::kPointwise, {Part(draw_, out, in.channels, 1)});
+    SequentialStep step = begin(StepKind::kPointwise, {Part(draw_, out, in.channels)});
     map_ = activate(convolve(in, part(0), out, 1, window({1, 1}, {stride, stride}, {1, 1})),
                     activation);
     step.pointwise = {0,          in.height, in.width, in.channels, map_.height,
@@ -89,22 +91,25 @@ class Chain {
   }
 
   Chain& depthwise(const Window& s) {
-    const int64_t c = map_.channels, taps = s.kernel_height * s.kernel_width;
+    const int64_t c = map_.channels;
     const Activation activation = draw_.activation();
-    SequentialStep step = begin(StepKind::kDepthwise, {Part(draw_, c, 1, taps)});
+    SequentialStep step =
+        begin(StepKind::kDepthwise, {Part(draw_, c, 1, s.kernel_height, s.kernel_width)});
     step.depthwise = depthwise_params(map_, c, s, activation);
     map_ = activate(convolve(map_, part(0), c, c, s), activation);
     return end(step, text("depthwise", describe(s), describe(activation)));
   }
 
-  // expanded 0: no expansion.
-  Chain& block(int64_t expanded, int64_t out, const Window& s, bool residual = false) {
+  // expanded 0: no expansion. squeezed 0: no squeeze-excite.
+  Chain& block(int64_t expanded, int64_t out, const Window& s, bool residual = false,
+               int64_t squeezed = 0) {
     const Map in = map_;
     const int64_t mid = expanded == 0 ? in.channels : expanded;
     std::vector<Part> parts;
-    if (expanded > 0) parts.emplace_back(draw_, mid, in.channels, 1);
-    parts.emplace_back(draw_, mid, 1, s.kernel_height * s.kernel_width);
-    parts.emplace_back(draw_, out, mid, 1);
+    if (expanded > 0) parts.emplace_back(draw_, mid, in.channels);
+    parts.emplace_back(draw_, mid, 1, s.kernel_height, s.kernel_width);
+    if (squeezed > 0) add_excite(&parts, mid, squeezed);
+    parts.emplace_back(draw_, out, mid);
     SequentialStep step = begin(StepKind::kInvertedResidual, std::move(parts));
     step.residual = residual;
     InvertedResidualParams& p = step.inverted_residual;
@@ -114,44 +119,56 @@ class Chain {
     p.out_channels = out;
     p.expand_activation = draw_.activation();
     p.project_activation = draw_.activation();
+    if (squeezed > 0) p.squeeze_excite = draw_excite(mid, squeezed);
 
     int64_t i = 0;
     if (expanded > 0) map_ = activate(convolve(in, part(i++), mid, 1, {}), p.expand_activation);
     map_ = activate(convolve(map_, part(i++), mid, mid, s), p.depthwise.activation);
-    map_ = convolve(map_, part(i), out, 1, {});
+    if (squeezed > 0) map_ = excite(map_, p.squeeze_excite, i);
+    map_ = convolve(map_, parts_.back().back(), out, 1, {});
     if (residual) map_ = add(std::move(map_), in);
     map_ = activate(std::move(map_), p.project_activation);
     return end(step, text("block", expanded, out, describe(s), describe(p.expand_activation),
                           describe(p.depthwise.activation), describe(p.project_activation),
-                          "residual", residual));
+                          "residual", residual, "squeezed", squeezed));
+  }
+
+  Chain& squeeze_excite(int64_t squeezed) {
+    std::vector<Part> parts;
+    add_excite(&parts, map_.channels, squeezed);
+    SequentialStep step = begin(StepKind::kSqueezeExcite, std::move(parts));
+    SqueezeExciteParams p = draw_excite(map_.channels, squeezed);
+    step.squeeze_excite = {0, map_.height * map_.width, p, nullptr, nullptr};
+    map_ = excite(map_, p, 0);
+    return end(step, text("squeeze-excite", squeezed));
   }
 
   Chain& pool(int64_t out) {
     const Activation activation = draw_.activation();
     const int64_t pixels = map_.height * map_.width;
-    SequentialStep step = begin(StepKind::kPool, {Part(draw_, out, map_.channels, 1)});
+    SequentialStep step = begin(StepKind::kPool, {Part(draw_, out, map_.channels)});
     step.pool = {0, pixels, map_.channels, out, activation, nullptr, nullptr, nullptr, {}};
     map_ = mean(activate(convolve(map_, part(0), out, 1, {}), activation));
     return end(step, text("pool", out, describe(activation)));
   }
 
   Chain& linear(int64_t out) {
-    SequentialStep step = begin(StepKind::kLinear, {Part(draw_, out, map_.channels, 1)});
+    SequentialStep step = begin(StepKind::kLinear, {Part(draw_, out, map_.channels)});
     step.linear = {0, map_.channels, out, nullptr, nullptr, nullptr};
     map_ = convolve(map_, part(0), out, 1, {});
     return end(step, text("linear", out));
   }
 
   void run() {
-    check("sequential", what_, map_,
-          [&](const Level& level, const Threads& threads, float* output) {
-            std::vector<Floats> packed;
-            for (std::size_t i = 0; i < steps_.size(); ++i)
-              packed.push_back(pack(level, parts_[i], &steps_[i]));
-            const SequentialParams p{map_.batch, static_cast<int64_t>(steps_.size()), steps_.data(),
-                                     input_.data(), output};
-            sequential(*level.table, p, threads);
-          });
+    check("sequential", what_, map_, [&](const Level& level, const Threads& threads, void* output) {
+      std::vector<Floats> packed;
+      for (std::size_t i = 0; i < steps_.size(); ++i)
+        packed.push_back(pack(level, parts_[i], &steps_[i]));
+      const Elements elements(level, input_);
+      const SequentialParams p{map_.batch, static_cast<int64_t>(steps_.size()), steps_.data(),
+                               elements.data(), output};
+      sequential(*level.table, p, threads);
+    });
   }
 
  private:
@@ -161,15 +178,28 @@ class Chain {
   }
   const Part& part(int64_t i) const { return parts_.back()[i]; }
 
+  void add_excite(std::vector<Part>* parts, int64_t channels, int64_t squeezed) {
+    parts->emplace_back(draw_, squeezed, channels);
+    parts->emplace_back(draw_, channels, squeezed);
+  }
+  SqueezeExciteParams draw_excite(int64_t channels, int64_t squeezed) {
+    return {channels, squeezed, draw_.activation(), draw_.activation(), nullptr, nullptr, {}};
+  }
+  // Its weights are the parts from the first on.
+  Map excite(const Map& x, const SqueezeExciteParams& p, int64_t first) const {
+    const Map squeezed = activate(convolve(mean(x), part(first), p.squeezed, 1, {}), p.activation);
+    return multiply(x, activate(convolve(squeezed, part(first + 1), p.channels, 1, {}), p.gate));
+  }
+
   SequentialStep begin(StepKind kind, std::vector<Part> parts) {
     SequentialStep step{};
     step.kind = kind;
-    step.in_floats = map_.height * map_.width * map_.channels;
+    step.in_elements = map_.height * map_.width * map_.channels;
     parts_.push_back(std::move(parts));
     return step;
   }
   Chain& end(SequentialStep step, const std::string& what) {
-    step.out_floats = map_.height * map_.width * map_.channels;
+    step.out_elements = map_.height * map_.width * map_.channels;
     steps_.push_back(step);
     what_ += "-> " + what;
     return *this;
@@ -177,16 +207,16 @@ class Chain {
 
   // All of a step's weights, one after the other as in a network's.
   static Floats pack(const Level& level, const std::vector<Part>& parts, SequentialStep* step) {
-    const bool block = step->kind == StepKind::kInvertedResidual;
     Floats all;
     std::vector<std::size_t> begins;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const Part& part = parts[i];
-      const bool depthwise = step->kind == StepKind::kDepthwise || (block && i + 2 == parts.size());
-      const Floats packed =
-          depthwise
-              ? pack_depthwise(level, part.weight, part.n, part.taps, part.bias)
-              : pack_pointwise(level, part.weight, part.n, part.channels, part.taps, part.bias);
+    for (const Part& part : parts) {
+      const bool depthwise = step->kind == StepKind::kDepthwise ||
+                             (step->kind == StepKind::kInvertedResidual && part.channels == 1 &&
+                              part.segments * part.taps > 1);
+      const Floats packed = depthwise ? pack_depthwise(level, part.weight, part.n,
+                                                       part.segments * part.taps, part.bias)
+                                      : pack_pointwise(level, part.weight, part.n, part.channels,
+                                                       part.segments, part.taps, part.bias);
       begins.push_back(all.size());
       all.insert(all.end(), packed.begin(), packed.end());
     }
@@ -203,8 +233,11 @@ class Chain {
         break;
       case StepKind::kInvertedResidual: {
         InvertedResidualParams& p = step->inverted_residual;
-        p.expand_packed = parts.size() == 3 ? all.data() : nullptr;
-        p.depthwise.packed = all.data() + begins[parts.size() - 2];
+        const bool excites = p.squeeze_excite.squeezed > 0;
+        const std::size_t depthwise = parts.size() - (excites ? 4 : 2);
+        p.expand_packed = depthwise == 1 ? all.data() : nullptr;
+        p.depthwise.packed = all.data() + begins[depthwise];
+        if (excites) set_packed(&p.squeeze_excite, all, begins, depthwise + 1);
         p.project_packed = all.data() + begins.back();
         break;
       }
@@ -214,8 +247,18 @@ class Chain {
       case StepKind::kLinear:
         step->linear.packed = all.data();
         break;
+      case StepKind::kSqueezeExcite:
+        set_packed(&step->squeeze_excite.weights, all, begins, 0);
+        break;
     }
     return all;  // moved, so that the pointers stay
+  }
+  static void set_packed(SqueezeExciteParams* p, const Floats& all,
+                         const std::vector<std::size_t>& begins, std::size_t first) {
+    const std::size_t end = first + 2 < begins.size() ? begins[first + 2] : all.size();
+    p->reduce_packed = all.data() + begins[first];
+    p->expand_packed = all.data() + begins[first + 1];
+    p->weights = {p->reduce_packed, static_cast<int64_t>(end - begins[first])};
   }
 
   Draw& draw_;
@@ -237,7 +280,9 @@ void test_networks(Draw& draw, int64_t n) {
         .conv2d(draw.of(kChannels), stem)
         .block(0, c, kSame)
         .block(draw.of(kChannels), c, kSame, true)
+        .block(draw.of(kChannels), c, kSame, true, 1 + draw.below(9))
         .depthwise(kHalving)
+        .squeeze_excite(1 + draw.below(9))
         .pointwise(draw.of(kChannels))
         .pool(draw.of(kChannels))
         .linear(draw.of(kChannels))
@@ -261,6 +306,11 @@ void test_single_steps(Draw& draw, int64_t n) {
   Chain(draw, n, 7, 9, 9).pointwise(24).run();
   Chain(draw, n, 7, 9, 17).depthwise(kHalving).run();
   Chain(draw, n, 7, 9, 9).block(33, 9, kSame, true).run();
+  Chain(draw, n, 7, 9, 9).block(33, 9, kSame, false, 3).run();
+  Chain(draw, n, 7, 9, 9).block(0, 9, kHalving, false, 5).run();
+  Chain(draw, n, 7, 9, 17).squeeze_excite(5).run();
+  // So many channels that threads share the matrices.
+  Chain(draw, n, 3, 2, 9).block(400, 9, kSame, true, 100).run();
   Chain(draw, n, 7, 9, 9).pool(33).run();
   Chain(draw, n, 1, 1, 33).linear(9).run();
   Chain(draw, n, 1, 1, 33).linear(9).linear(17).run();

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
-from .. import backend
+from .. import _precision, backend
 from ..ops._sequential import Step
 from ._watch import Sizes, Slots, Watch
 
@@ -71,25 +71,52 @@ class FusedModule(nn.Module):
             return None
         if not backend.choose(type(self).__name__, self._limit(input), self._backend):
             return None
+        dtype = _precision.casting(input)
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
             native = None if _is_hooked(self) else self.unpacked(kind)
-            return None if native is None else native.run()
-        fused = self._current_fused(kind)
+            if native is None or not self._has_weights_of(dtype):
+                return None
+            return run_for(native, dtype)
+        fused = self._current_fused(kind, dtype)
         return None if fused is None or fused.run is None or fused.is_hooked() else fused.run
 
-    def _current_fused(self, kind: str) -> "_Fused | None":
+    def _current_fused(self, kind: str, dtype: torch.dtype | None) -> "_Fused | None":
         """The packed native form, from the cache if that is still what the module is; None if it
-        must be made and hooks inside forbid to look."""
+        must be made and hooks inside forbid to look.
+
+        Args:
+            dtype: of the result, None for float32 in and out
+        """
         cache = self.__dict__.get(_CACHE)
         if cache is None:
             cache = self.__dict__[_CACHE] = {}
-        fused: _Fused | None = cache.get(kind)
+        key = kind if dtype is None else (kind, dtype)
+        fused: _Fused | None = cache.get(key)
         if fused is None or not fused.is_current():
             if _is_hooked(self):
                 return None
-            with torch.no_grad():
-                fused = cache[kind] = _Fused(self, self._form(kind, True), self._layers())
+            native = self._packed_form(kind, dtype)
+            fused = cache[key] = _Fused(self, native, self._layers(), dtype)
         return fused
+
+    def _packed_form(self, kind: str, dtype: torch.dtype | None) -> Native | None:
+        if not self._has_weights_of(dtype):
+            return None
+        with torch.no_grad(), _precision.packing_for(dtype or torch.float32):
+            return self._form(kind, True)
+
+    def made_run(self, kind: str, input: Tensor) -> Run | None:
+        """The packed native form for such an input, made anew."""
+        dtype = _precision.casting(input)
+        native = self._packed_form(kind, dtype)
+        return None if native is None else run_for(native, dtype)
+
+    def _has_weights_of(self, dtype: torch.dtype | None) -> bool:
+        """Whether PyTorch would run the layers inside on maps of this dtype."""
+        if _precision.autocast_dtype() is not None:
+            return True
+        layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        return all(layer.weight.dtype is (dtype or torch.float32) for layer in layers)
 
     def _may_choose(self, module: nn.Module) -> bool:
         """Whether the native form was made for the attributes that this module inside has."""
@@ -103,7 +130,8 @@ class FusedModule(nn.Module):
         """The packed native form, for a caller that checks the whole of its modules itself."""
         if self.training or self._input_dims != dims or not self._runs_natively_as_it_is():
             return None
-        fused = self._current_fused(kind)
+        wanted = _precision.wanted()
+        fused = self._current_fused(kind, None if wanted is torch.float32 else wanted)
         if fused is None or fused.native is None:
             return None
         return fused.native._replace(adopt=fused.adopt)
@@ -138,8 +166,8 @@ class FusedModule(nn.Module):
             return f"the input is a {type(input).__name__}, and the kernels take plain tensors"
         if input.layout is not torch.strided:
             return f"the input is {input.layout}, and the kernels take strided tensors"
-        if not input.is_cpu or input.dtype is not torch.float32:
-            return f"the input is {input.dtype} on {input.device}, and the kernels float32 on CPU"
+        if not input.is_cpu or input.dtype not in _precision.DTYPES:
+            return f"the input is {input.dtype} on {input.device}; the kernels have no such type"
         if input.dim() != self._input_dims:
             return f"the input has {input.dim()} dimensions, and the kernels {self._input_dims}"
         return None
@@ -177,9 +205,16 @@ def original_class(module: object) -> Any:
 class _Fused:
     """The native form of a module, and what it was made of."""
 
-    def __init__(self, root: FusedModule, native: Native | None, layers: list[nn.Module]) -> None:
+    def __init__(
+        self,
+        root: FusedModule,
+        native: Native | None,
+        layers: list[nn.Module],
+        dtype: torch.dtype | None,
+    ) -> None:
         self.native = native
-        self.run = None if native is None else native.run()
+        self._dtype = dtype
+        self.run = None if native is None else run_for(native, dtype)
         # Scripted modules are called as they are: nothing is made of their weights.
         modules = [m for m in root.modules() if not isinstance(m, torch.jit.ScriptModule)]
         slots: Slots = []
@@ -218,7 +253,7 @@ class _Fused:
     def adopt(self, packed: Tensor) -> None:
         if self.native is not None:
             self.native = self.native._replace(packed=packed)
-            self.run = self.native.run()
+            self.run = run_for(self.native, self._dtype)
             if self.native.adopt is not None:
                 self.native.adopt(packed)
 
@@ -229,6 +264,16 @@ class _Fused:
 
     def is_hooked(self) -> bool:
         return not self._unhooked.holds() or has_global_hooks()
+
+
+def run_for(native: Native, dtype: torch.dtype | None) -> Run:
+    """Calls with a result of this dtype, maps inside as the kernels have them; None: float32 as it
+    comes."""
+    run = native.run()
+    if dtype is None:
+        return run
+    inside = _precision.computed_in(dtype)
+    return lambda input: run(input.to(inside)).to(dtype)
 
 
 _PLAIN = frozenset((bool, int, float, str, type(None)))

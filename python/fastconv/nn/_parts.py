@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from .._precision import DTYPES
 from ..activation import CODES, of_module
 from ..folding import fold_batch_norm, pack_depthwise, pack_pointwise
 from ..ops._sequential import Step, StepKind
@@ -178,7 +178,7 @@ def are_native(*tensors: Tensor | None) -> bool:
         tensor is None
         or (
             (type(tensor) is nn.Parameter or type(tensor) is Tensor)
-            and tensor.dtype == torch.float32
+            and tensor.dtype in DTYPES
             and tensor.device.type == "cpu"
         )
         for tensor in tensors

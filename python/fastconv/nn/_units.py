@@ -176,7 +176,7 @@ def _first_segment(read: Sequence[Stage | Excite | None]) -> _Segment | None:
     if first is None:
         return None
     if isinstance(first, Excite):
-        return _Segment(1, lambda residual, pack: native_excite(first), False)
+        return _Segment(1, lambda residual, pack: native_excite(first, pack), False)
     return _block(read) or _Segment(
         1, lambda residual, pack: native_convolution(first, pack), False
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..activation import CODES
 from ..folding import pack_inverted_residual
 from ..ops._sequential import StepKind
-from ..ops.inverted_residual import OPS
+from ..ops.inverted_residual import OPS, with_biases
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence, read_stage
 from .conv2d import Conv2dNormAct
@@ -117,21 +117,26 @@ def native_inverted_residual(
     stages = (expand, depthwise, project)
     packed = None
     if pack:
-        packed = pack_inverted_residual(*_flat([s and (s.weight, s.bias) for s in stages]))
+        packed = pack_inverted_residual(
+            *_flat([s and (s.weight, s.bias) for s in stages]), *(excite.tensors if excite else ())
+        )
     weights = _flat([s and s.operands(pack) for s in stages])
     stride, pad, dilation = depthwise.stride, depthwise.pad(), depthwise.dilation
     rest: tuple[Any, ...] = (dilation, activation)
-    rest += ((), CODES["none"], CODES["sigmoid"]) if excite is None else excite
-    steps = None
     if excite is None:
-        steps = depthwise.steps(
-            StepKind.INVERTED_RESIDUAL,
-            out_channels=project.weight.shape[0],
-            mid_channels=0 if expand is None else expand.weight.shape[0],
-            activation=activation,
-            out_activation=CODES["none"],
-            residual=residual,
-        )
+        rest += ((), CODES["none"], CODES["sigmoid"])
+    else:
+        rest += (with_biases(*excite.tensors), excite.activation, excite.gate)
+    steps = depthwise.steps(
+        StepKind.INVERTED_RESIDUAL,
+        out_channels=project.weight.shape[0],
+        mid_channels=0 if expand is None else expand.weight.shape[0],
+        activation=activation,
+        out_activation=CODES["none"],
+        residual=residual,
+        squeezed=0 if excite is None else excite.tensors[0].shape[0],
+        excite=(0, 0) if excite is None else (excite.activation, excite.gate),
+    )
     return Native(
         lambda packed, x: OPS.infer(
             x, *weights, stride, pad(x), *rest, x if residual else None, packed

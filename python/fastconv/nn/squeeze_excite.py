@@ -6,6 +6,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ..activation import CODES, GATES, of_module
+from ..folding import pack_squeeze_excite
+from ..ops._sequential import Step, StepKind
 from ..ops.squeeze_excite import OPS
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_stage
@@ -46,7 +48,7 @@ class SqueezeExcite(FusedModule):
         return input * self.scale_activation(scale)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
-        return native_excite(read_squeeze_excite(self))
+        return native_excite(read_squeeze_excite(self), pack)
 
 
 class Excite(NamedTuple):
@@ -77,12 +79,22 @@ def read_excite(
     return Excite(tensors, first.activation, CODES[name])
 
 
-def native_excite(parts: Excite | None) -> Native | None:
+def native_excite(parts: Excite | None, pack: bool) -> Native | None:
     """The native op for a squeeze-and-excitation alone."""
     if parts is None:
         return None
     (w1, b1, w2, b2), activation, gate = parts
-    return Native(lambda _, x: OPS.infer(x, w1, b1, w2, b2, activation, gate), None, None)
+    step = Step(
+        StepKind.SQUEEZE_EXCITE,
+        w2.shape[0],
+        squeezed=w1.shape[0],
+        excite=(activation, gate),
+    )
+    return Native(
+        lambda packed, x: OPS.infer(x, w1, b1, w2, b2, activation, gate, packed),
+        pack_squeeze_excite(*parts.tensors) if pack else None,
+        (step,),
+    )
 
 
 def _is_plain(stage: Stage) -> bool:

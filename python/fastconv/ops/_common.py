@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import register_flop_formula
 
-from .. import backend
+from .. import _precision, backend
 from ..activation import CODES, NAMES
 from ..folding import packed
 from ..reference import Padding, Size2, resolve_padding
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
-_FLOAT32 = torch.float32
+_MAPS = frozenset(("input", "residual", "input_scale"))  # the arguments that are no weights
 
 
 def require(ok: Any, op: str, arg: str, rule: str, got: Any, *values: Any) -> None:
@@ -79,14 +79,17 @@ def inspect(
         gradient is wanted.
     """
     plain, gradient, recording = True, False, torch.is_grad_enabled()
+    dtype = tensors[0].dtype if type(tensors[0]) in _PLAIN else None  # type: ignore[union-attr]
     for tensor in tensors:
         if tensor is not None:
-            if type(tensor) in _PLAIN and tensor.dtype is _FLOAT32 and tensor.is_cpu:
+            if type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_cpu:
                 if recording and tensor.requires_grad:
                     gradient = True
             else:
                 plain = False
-    return None if plain else _inspect_closely(op, names, tensors), gradient
+    if plain and dtype in _precision.DTYPES:
+        return None, gradient
+    return _inspect_closely(op, names, tensors), gradient
 
 
 def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
@@ -106,8 +109,8 @@ def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | N
         require(same, op, name, "be on {}'s device, {}", tensor.device, first_name, device)
         if device.type != "cpu":
             limit = f"{name} is on {device}, and the kernels are for the CPU"
-        elif tensor.dtype != _FLOAT32:
-            limit = f"{name} is {tensor.dtype}, and the kernels are float32"
+        elif tensor.dtype not in _precision.DTYPES:
+            limit = f"{name} is {tensor.dtype}, and the kernels have no such type"
         elif type(tensor) not in _PLAIN:
             limit = f"{name} is a {type(tensor).__name__}, and the kernels take plain tensors"
     return limit
@@ -205,6 +208,9 @@ def run(
     the same as a ValueError or TypeError, but after the op has refused. Here time is counted in
     microseconds.
     """
+    dtype = _precision.casting(args[0])
+    if dtype is not None:
+        return _run_casting(dtype, op, output_shape, args, pack, *weights)
     if torch.compiler.is_compiling():
         output_shape(*args)
         return cast(Tensor, op(*args))
@@ -217,6 +223,36 @@ def run(
         refusal = error
     output_shape(*args)
     raise refusal
+
+
+def _run_casting(
+    dtype: torch.dtype,
+    op: Any,
+    output_shape: Callable[..., tuple[Any, ...]],
+    args: tuple[Any, ...],
+    pack: Callable[..., Tensor] | None,
+    *weights: Tensor | None,
+) -> Tensor:
+    """The same with a result of this dtype, maps inside as the kernels have them."""
+    output_shape(*args)
+    inside = _precision.computed_in(dtype)
+    # Where there are gradients, the weights must have the dtype of the maps, too.
+    all_tensors = pack is None
+
+    def converted(name: str, value: Any) -> Any:
+        if isinstance(value, (tuple, list)) and len(value) > 0 and isinstance(value[0], Tensor):
+            return [converted(name, tensor) for tensor in value]
+        if isinstance(value, Tensor) and (all_tensors or name in _MAPS):
+            return value.to(inside)
+        return value
+
+    names = [argument.name for argument in op._schema.arguments]
+    args = tuple(converted(name, value) for name, value in zip(names, args, strict=False))
+    if pack is None or torch.compiler.is_compiling():
+        return cast(Tensor, op(*args)).to(dtype)
+    with _precision.packing_for(dtype):
+        packed_weights = packed(pack, *weights)
+    return cast(Tensor, op._op(*args, packed_weights)).to(dtype)
 
 
 class Ops(NamedTuple):
@@ -251,7 +287,8 @@ def register(
         args = args + tuple(kwargs[name] for name in arguments[len(args) :] if name in kwargs)
         for argument, tensor in zip(arguments[:count], args, strict=False):
             if isinstance(tensor, Tensor):
-                require(tensor.dtype == _FLOAT32, name, argument, "be float32", tensor.dtype)
+                rule = "be float32, bfloat16 or float16"
+                require(tensor.dtype in _precision.DTYPES, name, argument, rule, tensor.dtype)
         shape = output_shape(*args[:count])
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         first = args[0]

@@ -23,10 +23,11 @@ class StepKind(IntEnum):
     INVERTED_RESIDUAL = 3
     POOL = 4
     LINEAR = 5
+    SQUEEZE_EXCITE = 6
 
 
 class Step(NamedTuple):
-    """One op of a chain, as the 16 numbers that the native op reads.
+    """One op of a chain, as the 19 numbers that the native op reads.
 
     Args:
         kind: a :class:`StepKind`; a dense convolution only as the first
@@ -36,6 +37,8 @@ class Step(NamedTuple):
         activation: inside a block
         out_activation: of the op's output
         residual: whether a block adds its input
+        squeezed: channels between the convolutions of a squeeze-and-excitation; 0 for none
+        excite: its activation and its gate
     """
 
     kind: StepKind
@@ -48,22 +51,25 @@ class Step(NamedTuple):
     activation: int = 0
     out_activation: int = 0
     residual: bool = False
+    squeezed: int = 0
+    excite: tuple[int, int] = (0, 0)
 
     def numbers(self) -> list[int]:
         """In the order of csrc/ops/sequential.cpp."""
         windows = (*self.kernel, *self.stride, *self.padding, *self.dilation)
         ends = (self.activation, self.out_activation, int(self.residual))
-        return [int(self.kind), self.out_channels, self.mid_channels, *windows, *ends]
+        sizes = (int(self.kind), self.out_channels, self.mid_channels)
+        return [*sizes, *windows, *ends, self.squeezed, *self.excite]
 
 
-_FIELDS = 16
+_FIELDS = 19
 
 
 def sequential(input: Tensor, steps: Sequence[int], packed: Tensor) -> Tensor:
-    """Runs a chain of ops, float32 on the CPU, without derivatives.
+    """Runs a chain of ops on the CPU, without derivatives.
 
     Args:
-        input: (N, C, H, W)
+        input: (N, C, H, W), of the type that the weights are packed for
         steps: the numbers of all steps, one after the other
         packed: (size,), the packed weights of all steps, one after the other
 
@@ -82,10 +88,13 @@ def _follow(shape: Sequence[Any], steps: Sequence[int]) -> tuple[tuple[Any, ...]
     kind, macs = None, 0
     for begin in range(0, len(steps), _FIELDS):
         number, k, mid, kh, kw, *rest = steps[begin : begin + _FIELDS]
-        stride, padding, dilation = rest[:2], rest[2:6], rest[6:8]
+        stride, padding, dilation, squeezed = rest[:2], rest[2:6], rest[6:8], rest[11]
         kind = StepKind(number)
+        macs += 2 * (mid or c) * squeezed
         if kind is StepKind.LINEAR:
             macs += c * k
+        elif kind is StepKind.SQUEEZE_EXCITE:
+            pass
         elif kind is StepKind.POOL:
             macs += h * w * c * k
             h = w = 1

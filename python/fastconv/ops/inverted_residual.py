@@ -116,10 +116,11 @@ def inverted_residual(
         )
     if any(tensor is None for tensor in excite):
         _output_shape(*args)
-        args = (*args[:11], _with_biases(*excite), *codes, residual)
+        args = (*args[:11], with_biases(*excite), *codes, residual)
     if gradient:
         return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_inverted_residual, *weights)
+    packing = (*weights, *args[11])
+    return common.run(OPS.infer, _output_shape, args, pack_inverted_residual, *packing)
 
 
 def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], tuple[int, int]]:
@@ -137,12 +138,13 @@ def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], tuple
     return tuple(tensors), (code, gate_code)
 
 
-def _with_biases(
+def with_biases(
     reduce_weight: Tensor,
     reduce_bias: Tensor | None,
     expand_weight: Tensor,
     expand_bias: Tensor | None,
 ) -> tuple[Tensor, ...]:
+    """The four weights of a squeeze-and-excitation, with zeros for what is None."""
     if reduce_bias is None:
         reduce_bias = reduce_weight.new_zeros(reduce_weight.shape[0])
     if expand_bias is None:

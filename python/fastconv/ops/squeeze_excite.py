@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import backend, reference
 from ..activation import GATES
+from ..folding import pack_squeeze_excite
 from . import _common as common
 
 _NAME = "squeeze_excite"
@@ -58,7 +59,9 @@ def squeeze_excite(
     if not backend.choose(_NAME, limit):
         _output_shape(*args)
         return reference.squeeze_excite(*tensors, activation=activation, gate=gate)
-    return common.run(OPS.differentiable if gradient else OPS.infer, _output_shape, args)
+    if gradient:
+        return common.run(OPS.differentiable, _output_shape, args)
+    return common.run(OPS.infer, _output_shape, args, pack_squeeze_excite, *tensors[1:])
 
 
 def check_weights(

@@ -1,0 +1,166 @@
+// The elements of maps, and the verbs that differ between float32 and bfloat16: loads and stores,
+// always from and to registers of floats, and the step of a matrix product. A kernel is compiled
+// once for each type of element, like once for each instruction set.
+//
+// bfloat16 is the upper half of a float32. Stores round to nearest, ties to even; what is smaller
+// than the smallest normal number becomes 0.
+#pragma once
+
+#include "../data_type.h"
+#include "vec.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA_NAMESPACE {
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+#if defined(FASTCONV_BFLOAT16)
+using Element = Bfloat16;
+constexpr DataType kDataType = DataType::kBfloat16;
+#else
+using Element = float;
+constexpr DataType kDataType = DataType::kFloat32;
+#endif
+
+// Inputs of a step: what one lane of a packed weight's vector holds.
+constexpr int64_t kStep = inputs_per_step(kDataType);
+
+FASTCONV_INLINE const Element* elements(const void* p) { return static_cast<const Element*>(p); }
+FASTCONV_INLINE Element* elements(void* p) { return static_cast<Element*>(p); }
+
+#if !defined(FASTCONV_BFLOAT16)
+
+// The inputs of one step in every lane.
+FASTCONV_INLINE Vec vset_step(const float* p) { return vset(*p); }
+// c + the products of a step's inputs and weights.
+FASTCONV_INLINE Vec vdot(Vec a, Vec b, Vec c) { return vfma(a, b, c); }
+FASTCONV_INLINE Half vset_half_step(const float* p) { return vset_half(*p); }
+FASTCONV_INLINE Half vdot(Half a, Half b, Half c) { return vfma(a, b, c); }
+
+#elif defined(FASTCONV_ISA_AVX512)
+
+FASTCONV_INLINE Vec from_bits(__m512i x) { return _mm512_castsi512_ps(x); }
+FASTCONV_INLINE Vec vload(const Bfloat16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return from_bits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+FASTCONV_INLINE Vec vload_first(const Bfloat16* p, int n) {
+  const auto mask = static_cast<__mmask16>((1u << n) - 1u);
+  return from_bits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
+}
+FASTCONV_INLINE __m256i rounded(Vec x) {
+  const __m256bh narrow = _mm512_cvtneps_pbh(x);
+  __m256i bits;
+  std::memcpy(&bits, &narrow, sizeof bits);
+  return bits;
+}
+FASTCONV_INLINE void vstore(Bfloat16* p, Vec x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), rounded(x));
+}
+FASTCONV_INLINE void vstore_first(Bfloat16* p, Vec x, int n) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1u), rounded(x));
+}
+
+FASTCONV_INLINE int32_t pair(const Bfloat16* p) {
+  int32_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+FASTCONV_INLINE Vec vset_step(const Bfloat16* p) { return from_bits(_mm512_set1_epi32(pair(p))); }
+// Of an odd number of inputs the last one; the other of its pair is 0.
+FASTCONV_INLINE Vec vset_last(const Bfloat16* p) { return from_bits(_mm512_set1_epi32(p->bits)); }
+FASTCONV_INLINE Vec vdot(Vec a, Vec b, Vec c) {
+  return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+FASTCONV_INLINE Half vset_half_step(const Bfloat16* p) {
+  return _mm256_castsi256_ps(_mm256_set1_epi32(pair(p)));
+}
+FASTCONV_INLINE Half vset_half_last(const Bfloat16* p) {
+  return _mm256_castsi256_ps(_mm256_set1_epi32(p->bits));
+}
+FASTCONV_INLINE Half vdot(Half a, Half b, Half c) {
+  return _mm256_dpbf16_ps(c, reinterpret_cast<__m256bh>(a), reinterpret_cast<__m256bh>(b));
+}
+
+#else
+
+FASTCONV_INLINE float widened(Bfloat16 x) {
+  const uint32_t bits = uint32_t{x.bits} << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+FASTCONV_INLINE Bfloat16 rounded(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+FASTCONV_INLINE Vec vload_first(const Bfloat16* p, int n) {
+  float lanes[kW] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = widened(p[i]);
+  return vload(lanes);
+}
+FASTCONV_INLINE Vec vload(const Bfloat16* p) { return vload_first(p, kW); }
+FASTCONV_INLINE void vstore_first(Bfloat16* p, Vec x, int n) {
+  float lanes[kW];
+  vstore(lanes, x);
+  for (int i = 0; i < n; ++i) p[i] = rounded(lanes[i]);
+}
+FASTCONV_INLINE void vstore(Bfloat16* p, Vec x) { vstore_first(p, x, kW); }
+
+// Bits, not a number: arithmetic would change some of them.
+template <class V>
+FASTCONV_INLINE V broadcast_pair(uint16_t first, uint16_t second) {
+  constexpr int kLanes = sizeof(V) / sizeof(float);
+  uint32_t lanes[kLanes];
+  for (uint32_t& lane : lanes) lane = uint32_t{second} << 16 | first;
+  V x;
+  std::memcpy(&x, lanes, sizeof x);
+  return x;
+}
+FASTCONV_INLINE Vec vset_step(const Bfloat16* p) {
+  return broadcast_pair<Vec>(p[0].bits, p[1].bits);
+}
+FASTCONV_INLINE Vec vset_last(const Bfloat16* p) { return broadcast_pair<Vec>(p->bits, 0); }
+FASTCONV_INLINE Half vset_half_step(const Bfloat16* p) {
+  return broadcast_pair<Half>(p[0].bits, p[1].bits);
+}
+FASTCONV_INLINE Half vset_half_last(const Bfloat16* p) { return broadcast_pair<Half>(p->bits, 0); }
+template <class V>
+FASTCONV_INLINE V vdot(V a, V b, V c) {
+  constexpr int kLanes = sizeof(V) / sizeof(float);
+  Bfloat16 x[2 * kLanes], y[2 * kLanes];
+  std::memcpy(x, &a, sizeof a);
+  std::memcpy(y, &b, sizeof b);
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j : {2 * i, 2 * i + 1}) c[i] += widened(x[j]) * widened(y[j]);
+  }
+  return c;
+}
+
+#endif
+
+// The weights of a step as one lane.
+FASTCONV_INLINE float packed_step(const float (&weights)[kStep]) {
+#if defined(FASTCONV_BFLOAT16)
+  uint32_t lane = 0;
+  for (int64_t i = 0; i < kStep; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &weights[i], sizeof bits);
+    const uint32_t half =
+        weights[i] != weights[i] ? bits | 0x400000 : bits + 0x7fff + (bits >> 16 & 1);
+    lane |= half >> 16 << (16 * i);
+  }
+  float step;
+  std::memcpy(&step, &lane, sizeof step);
+  return step;
+#else
+  return weights[0];
+#endif
+}
+
+}  // namespace FASTCONV_ISA_NAMESPACE
+}  // namespace fastconv

@@ -1,0 +1,61 @@
+"""Which dtypes the native kernels take, and which they compute a call in.
+
+Maps are float32, or bfloat16 where the CPU has instructions for it; sums are float32 always. Maps
+of bfloat16 on other CPUs, and of float16, are converted to float32 and back.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from . import backend
+
+DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
+
+# Of the calls for which weights are being packed; None: that of each weight.
+_wanted: ContextVar[torch.dtype | None] = ContextVar("wanted", default=None)
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the maps inside native kernels for maps of a dtype outside."""
+    own = dtype is torch.bfloat16 and backend.has_bfloat16
+    return torch.bfloat16 if own else torch.float32
+
+
+def autocast_dtype() -> torch.dtype | None:
+    """The dtype that autocast on the CPU asks for; None where it is off."""
+    if not torch._C._is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+        return None
+    return torch.get_autocast_dtype("cpu")
+
+
+def casting(input: Tensor | None) -> torch.dtype | None:
+    """The dtype of a call's result; None for float32 outside of autocast, where nothing is cast."""
+    wanted = autocast_dtype()
+    if wanted is None and input is not None and input.dtype is not torch.float32:
+        return input.dtype
+    return wanted
+
+
+@contextmanager
+def packing_for(dtype: torch.dtype) -> Iterator[None]:
+    """Inside, weights of any dtype are packed for calls with results of this one."""
+    token = _wanted.set(dtype)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def wanted() -> torch.dtype | None:
+    """What :func:`packing_for` asks for, None outside of it."""
+    return _wanted.get()
+
+
+def type_code(weight: Tensor | None) -> int:
+    """The number that the native packing ops have for the maps of this weight."""
+    dtype = torch.float32 if weight is None else weight.dtype
+    return int(computed_in(wanted() or dtype) is torch.bfloat16)
