@@ -67,11 +67,21 @@ FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& b
                                 int64_t pixel, Vec (&acc)[Q]) {
   if (bounds.is_clamp) {
     const Vec low = vset(bounds.low), high = vset(bounds.high);
-    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, clamp(acc[q], low, high));
+    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = clamp(acc[q], low, high);
   } else {
     activate_registers<Q>(activation, acc);
-    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, acc[q]);
   }
+  FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, acc[q]);
+}
+
+// sum + the columns of a tile from the first one on that is not also in the tile before.
+template <int Q>
+FASTCONV_INLINE Vec add_tile(Vec sum, const RowTiles& tiles, int64_t t, const Vec (&acc)[Q]) {
+  const int64_t first = t == 0 ? 0 : tiles.begin(t - 1) + Q - tiles.begin(t);
+  FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {
+    if (q >= first) sum = vadd(sum, acc[q]);
+  }
+  return sum;
 }
 
 // Whether the input rows under one output row, from the S-th on, are those under the next one: with
@@ -105,8 +115,9 @@ FASTCONV_INLINE void accumulate_two_rows(const float* input, const int32_t* rows
 // K x K kernels, K and S compile-time; K = 0: generic.
 template <int K, int S, int Q>
 void plane(const DepthwiseKernel& shared, const float* packed, const float* input,
-           const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width) {
+           const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width, float* sums) {
   const DepthwiseKernel k = shared;
+  Vec sum = sums == nullptr ? vzero() : vload(sums);
   const ActivationBounds bounds = activation_bounds(k.activation);
   const RowTiles tiles(out_width);
   const Vec bias = vload(packed);
@@ -120,6 +131,7 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
         accumulate_two_rows<K, S, Q>(input + x * S * kW, rows, packed + kW, first, second);
         store_tile<Q>(k.activation, bounds, out + x * kW, kW, first);
         store_tile<Q>(k.activation, bounds, out + (out_width + x) * kW, kW, second);
+        if (sums != nullptr) sum = add_tile<Q>(add_tile<Q>(sum, tiles, t, first), tiles, t, second);
       }
       out += 2 * out_width * kW;
     }
@@ -142,8 +154,10 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
         }
       }
       store_tile<Q>(k.activation, bounds, out + x * kW, kW, acc);
+      if (sums != nullptr) sum = add_tile<Q>(sum, tiles, t, acc);
     }
   }
+  if (sums != nullptr) vstore(sums, sum);
 }
 
 // Output columns [x, x + Q) of all vectors of one NHWC row. K > 0 needs every kernel row inside the
@@ -219,7 +233,7 @@ void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
 }
 
 using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float*, const int32_t*,
-                               Element*, int64_t, int64_t);
+                               Element*, int64_t, int64_t, float*);
 using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRows&, int64_t,
                              int64_t, Element*, int64_t);
 
@@ -325,7 +339,8 @@ void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const f
 }
 
 void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float* input,
-                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width) {
+                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width,
+                     float* sum) {
   const int64_t q = RowTiles(out_width).q;
   PlaneFunction function = nullptr;
   switch (special_kernel(k)) {
@@ -344,7 +359,7 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
     default:
       function = plane_of_width<0, 0>(q);
   }
-  function(k, packed, input, rows, out, out_rows, out_width);
+  function(k, packed, input, rows, out, out_rows, out_width, sum);
 }
 
 namespace {

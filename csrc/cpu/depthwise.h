@@ -27,9 +27,10 @@ void pack_depthwise(const float* weight, int64_t channels, int64_t taps, const f
 
 // One plane, of floats whatever an element is. Output row r and kernel row i read the input row at
 // input + rows[r * height + i]: out_width pixels' worth of taps, padding included. Output row r
-// goes to out + r * out_width * kW.
+// goes to out + r * out_width * kW. Adds every output to sum [kW], unless that is null.
 void depthwise_plane(const DepthwiseKernel& kernel, const float* packed, const float* input,
-                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width);
+                     const int32_t* rows, Element* out, int64_t out_rows, int64_t out_width,
+                     float* sum);
 
 // Output rows of NHWC. rows[r * height + i] points at pixel 0 under kernel row i of output row r,
 // or is null where that is padding.

@@ -32,7 +32,7 @@ void tail_row(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel,
   }
   Element* tile = scratch_elements(Scratch::kTile, p.out_width * kW);
   const float* packed = p.packed + kPackedHeader + first * (1 + p.kernel_height * p.kernel_width);
-  depthwise_plane(kernel, packed, slab, offsets, tile, 1, p.out_width);
+  depthwise_plane(kernel, packed, slab, offsets, tile, 1, p.out_width, nullptr);
   for (int64_t x = 0; x < p.out_width; ++x)
     vstore_first(out + x * p.channels + first, vload(tile + x * kW), lanes);
 }

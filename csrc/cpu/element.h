@@ -162,5 +162,26 @@ FASTCONV_INLINE float packed_step(const float (&weights)[kStep]) {
 #endif
 }
 
+// The weights of a step, each times the factor of its input.
+FASTCONV_INLINE Vec vscale_step(Vec weights, const float* factors) {
+#if !defined(FASTCONV_BFLOAT16)
+  return vmul(weights, vset(*factors));
+#elif defined(FASTCONV_ISA_AVX512)
+  const __m512i both = _mm512_castps_si512(weights);
+  const __m512i upper = _mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000)));
+  const Vec first = vmul(from_bits(_mm512_slli_epi32(both, 16)), vset(factors[0]));
+  const Vec second = vmul(from_bits(upper), vset(factors[1]));
+  const __m512i low = _mm512_cvtepu16_epi32(rounded(first));
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(second)), 16);
+  return from_bits(_mm512_or_si512(low, high));
+#else
+  Bfloat16 x[2 * kW];
+  std::memcpy(x, &weights, sizeof weights);
+  for (int i = 0; i < 2 * kW; ++i) x[i] = rounded(widened(x[i]) * factors[i % 2]);
+  std::memcpy(&weights, x, sizeof weights);
+  return weights;
+#endif
+}
+
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

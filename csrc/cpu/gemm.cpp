@@ -402,6 +402,23 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segment
   }
 }
 
+void scale_inputs(const float* packed, const Panels& panels, int64_t depth, const float* factors,
+                  float* out) {
+  const int64_t steps = steps_of(kDataType, depth, 1);
+  for (int64_t p = 0; p < panels.count; ++p) {
+    const int64_t width = panels.width(p) * kW;
+    std::copy(packed, packed + width, out);
+    packed += width;
+    out += width;
+    for (int64_t k = 0; k < steps; ++k) {
+      for (int64_t j = 0; j < width; j += kW)
+        vstore(out + j, vscale_step(vload(packed + j), factors + k * kStep));
+      packed += width;
+      out += width;
+    }
+  }
+}
+
 void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_t m, const GemmC& c,
           const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool single_pixel) {
   if (m == 0) return;

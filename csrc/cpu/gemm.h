@@ -69,6 +69,11 @@ struct Panels {
 void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
                const float* bias, float* packed);
 
+// Packed weights of a whole number of steps, those of input k times factors[k]; out may not
+// overlap.
+void scale_inputs(const float* packed, const Panels& panels, int64_t depth, const float* factors,
+                  float* out);
+
 // At batch 1 a weight is in no cache when it is needed, and its way from memory is hidden only by
 // asking for it early.
 struct GemmWeight {

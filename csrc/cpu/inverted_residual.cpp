@@ -162,14 +162,14 @@ const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
 
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
 void project(const Block& b, int64_t image, Range pixels, const Element* planes, int64_t plane,
-             Range panels, bool cold, const WeightRegion& ahead) {
+             Range panels, const GemmWeight& weight) {
   const int64_t out = b.p.out_channels;
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
   const GemmA a{planes, kW, kW, plane, b.d.channels};
   const GemmEpilogue epilogue{b.p.project_activation,
                               b.p.residual ? elements(b.p.residual) + offset : nullptr, out};
-  gemm(a, {b.p.project_packed + kPackedHeader, cold, ahead}, b.project_panels, pixels.size(),
-       gemm_map(elements(b.d.output) + offset, out), epilogue, panels.begin, panels.end);
+  gemm(a, weight, b.project_panels, pixels.size(), gemm_map(elements(b.d.output) + offset, out),
+       epilogue, panels.begin, panels.end);
 }
 
 // Depthwise output: vector v of output row y, counted from the first of them, at data + v * plane +
@@ -181,10 +181,10 @@ struct Planes {
 
 // Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is
 // convolved while it is in L1: expand what is new into `slab`, then the depthwise convolution into
-// `out`. done(y, count) ends a step.
+// `out`. done(y, count) ends a step. sums: of the channels, or null.
 template <class Done>
 void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* slab,
-               const Planes& out, const Done& done) {
+               const Planes& out, float* sums, const Done& done) {
   const DepthwiseConv2dParams& d = b.d;
   const Range all{b.expand_panels.first_vector(panels.begin),
                   b.expand_panels.first_vector(panels.end)};
@@ -212,7 +212,8 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* s
         expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
       for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
         depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab,
-                        inputs, step_out + (v - all.begin) * out.plane, count, d.out_width);
+                        inputs, step_out + (v - all.begin) * out.plane, count, d.out_width,
+                        sums == nullptr ? nullptr : sums + v * kW);
       }
     }
     done(y, count);
@@ -224,11 +225,12 @@ void ring_band(const Block& b, int64_t image, Range rows) {
   const int64_t plane = plane_stride<Element>(b.rows_per_step * b.d.out_width * kW);
   Element* tile = scratch_elements(Scratch::kTile, vectors_of(b.d.channels) * plane);
   run_steps(b, image, {0, b.expand_panels.count}, rows,
-            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0},
+            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0}, nullptr,
             [&](int64_t y, int64_t count) {
               project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane,
-                      {0, b.project_panels.count}, y == rows.begin,
-                      y + count == b.d.out_height ? b.p.ahead : WeightRegion{});
+                      {0, b.project_panels.count},
+                      {b.p.project_packed + kPackedHeader, y == rows.begin,
+                       y + count == b.d.out_height ? b.p.ahead : WeightRegion{}});
             });
 }
 
@@ -237,10 +239,11 @@ void ring_band(const Block& b, int64_t image, Range rows) {
 void chunk(const Block& b, int64_t image, int64_t panel, Element* planes, int64_t plane,
            float* sums) {
   const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
-  run_steps(b, image, {panel, panel + 1}, {0, b.d.out_height},
-            b.slab(Scratch::kTile, vectors.size()),
-            {planes + vectors.begin * plane, plane, b.d.out_width * kW}, [](int64_t, int64_t) {});
-  if (sums == nullptr) return;
+  if (sums != nullptr) std::fill(sums + vectors.begin * kW, sums + vectors.end * kW, 0.f);
+  run_steps(
+      b, image, {panel, panel + 1}, {0, b.d.out_height}, b.slab(Scratch::kTile, vectors.size()),
+      {planes + vectors.begin * plane, plane, b.d.out_width * kW}, sums, [](int64_t, int64_t) {});
+  if (sums == nullptr || !b.reads_input) return;
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     Vec sum = vzero();
     for (int64_t m = 0; m < b.out_pixels(); ++m)
@@ -263,20 +266,34 @@ void scale_planes(const Block& b, Range pixels, const float* gates, Element* pla
 void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   const int64_t plane = plane_stride<Element>(b.out_pixels() * kW),
                 vectors = vectors_of(b.d.channels);
+  const int64_t pixels = b.out_pixels();
   // Where the first schedule has its slab: the memory of a block before this one is still near.
   Element* planes = scratch_elements(Scratch::kSlab, vectors * plane);
   const bool gated = b.p.squeeze_excite.squeezed > 0;
-  float* sums = gated ? scratch_floats(Scratch::kSums, 2 * vectors * kW) : nullptr;
-  float* gates = gated ? sums + vectors * kW : nullptr;
+  // The gates go where they meet fewer numbers: the planes, or the projection's weights.
+  const int64_t weight_floats =
+      b.project_panels.vectors * kW * (1 + steps_of(kDataType, b.d.channels, 1));
+  const bool gates_weights = gated && 2 * weight_floats < pixels * vectors * kW;
+  const bool gates_planes = gated && !gates_weights;
+  float *sums = nullptr, *gates = nullptr, *gated_weights = nullptr;
+  if (gated) {
+    sums = scratch_floats(Scratch::kSums, 2 * vectors * kW + (gates_weights ? weight_floats : 0));
+    gates = sums + vectors * kW;
+    gated_weights = gates + vectors * kW;
+  }
 
   threads.parallel(b.expand_panels.count,
                    [&](int64_t panel) { chunk(b, image, panel, planes, plane, sums); });
-  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, b.out_pixels(), gates, threads);
+  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, pixels, gates, threads);
+  const float* weights = b.p.project_packed + kPackedHeader;
+  if (gates_weights) {
+    scale_inputs(weights, b.project_panels, b.d.channels, gates, gated_weights);
+    weights = gated_weights;
+  }
 
   // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads
   // share panels instead.
   constexpr int64_t kBlock = 160 * 1024 / sizeof(Element), kMinPixels = 12;
-  const int64_t pixels = b.out_pixels();
   const int64_t by_cache = (pixels * vectors * kW + kBlock - 1) / kBlock;
   const int64_t blocks_wanted =
       threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
@@ -284,18 +301,18 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
   if (blocks >= threads.count) {
     threads.parallel(blocks, [&](int64_t i) {
       const Share share(pixels, blocks, i);
-      if (gated) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
+      if (gates_planes) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
+      const bool cold = i < threads.count && !gates_weights;
       project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
-              {0, b.project_panels.count}, /*cold=*/i < threads.count,
-              i == 0 ? b.p.ahead : WeightRegion{});
+              {0, b.project_panels.count}, {weights, cold, i == 0 ? b.p.ahead : WeightRegion{}});
     });
   } else {
-    if (gated) scale_planes(b, {0, pixels}, gates, planes, plane);
+    if (gates_planes) scale_planes(b, {0, pixels}, gates, planes, plane);
     const int64_t parts = std::min(threads.count, b.project_panels.count);
     threads.parallel(parts, [&](int64_t i) {
       const Share share(b.project_panels.count, parts, i);
-      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end}, /*cold=*/true,
-              b.p.ahead);
+      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end},
+              {weights, /*cold=*/!gates_weights, b.p.ahead});
     });
   }
 }

@@ -68,9 +68,14 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
-FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), 23));
+// n = round(x scale), and what is left of x scale.
+FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
+  const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | 8);
+  *fraction = _mm512_fmsub_ps(x, scale, n);
+  return n;
 }
+// p 2^n
+FASTCONV_INLINE Vec vmul_exp2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
 
 using Half = __m256;
 FASTCONV_INLINE Half vlow(Vec x) { return _mm512_castps512_ps256(x); }
@@ -151,6 +156,22 @@ FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }
 
+#endif
+
+#if !defined(FASTCONV_ISA_AVX512)
+// n = round(x scale), and what is left of x scale. |x scale| < 126.
+FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
+  // After adding 1.5 * 2^23 the sum's low bits are an integer.
+  const Vec magic = vset(12582912.f);
+  const Vec n = vsub(vfma(x, scale, magic), magic);
+  *fraction = vfma(x, scale, vsub(vzero(), n));
+  return n;
+}
+// p 2^n
+FASTCONV_INLINE Vec vmul_exp2(Vec p, Vec n) {
+  const Vec magic = vset(12582912.f + 127.f);
+  return vmul(p, vshift_to_exponent(vadd(n, magic)));
+}
 #endif
 
 #if defined(FASTCONV_ISA_AVX512)
