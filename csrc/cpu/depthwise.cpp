@@ -160,6 +160,13 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
   if (sums != nullptr) vstore(sums, sum);
 }
 
+// Asks for what the next tile of a row will read that this one does not: the map is far away, and
+// lines of one vector of channels lie too far apart for the hardware to see a stream.
+template <int S, int Q>
+FASTCONV_INLINE void prefetch_columns(const Element* p, int64_t pixel) {
+  FASTCONV_UNROLL for (int x = 0; x < Q * S; ++x) __builtin_prefetch(p + x * pixel, 0, 3);
+}
+
 // Output columns [x, x + Q) of all vectors of one NHWC row. K > 0 needs every kernel row inside the
 // image if kFullHeight.
 template <int K, int S, int Q, int kEdge, bool kFullHeight>
@@ -217,6 +224,7 @@ void two_row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) first[q] = second[q] = bias;
     FASTCONV_UNROLL for (int i = 0; i < K + S; ++i) {
       const Element* p = d.rows[i < K ? i : K + i - S] + v * kW + offset;
+      if (d.is_far) prefetch_columns<S, Q>(p + kSpan * d.pixel, d.pixel);
       FASTCONV_UNROLL for (int c = kBegin; c < kEnd; ++c) {
         const Vec in = vload(p + c * d.pixel);
         FASTCONV_UNROLL for (int q = 0; q < Q; ++q) {

@@ -42,6 +42,7 @@ struct DepthwiseRows {
   int64_t out_width;
   int64_t out_pixel;  // elements from one output pixel to the next
   int64_t out_row;    // and from one output row to the next
+  bool is_far;        // the rows are not in L2
 };
 
 // `count` rows, whole vectors [0, vectors) of channels; vector v goes to out + v * out_vector.

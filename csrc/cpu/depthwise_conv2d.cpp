@@ -5,6 +5,7 @@
 
 #include "depthwise.h"
 #include "kernels.h"
+#include "plan.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -54,8 +55,8 @@ void output_rows(const DepthwiseConv2dParams& p, const DepthwiseKernel& kernel, 
   }
   Element* out = elements(p.output) + index * row_elements;
   if (p.channels >= kW) {
-    const DepthwiseRows all{rows,        -p.pad_left, p.width,     p.channels,
-                            p.out_width, p.channels,  row_elements};
+    const DepthwiseRows all{rows,        -p.pad_left, p.width,      p.channels,
+                            p.out_width, p.channels,  row_elements, false};
     depthwise_rows(kernel, p.packed + kPackedHeader, all, count, p.channels / kW, out, kW);
   }
   if (p.channels % kW == 0) return;

@@ -423,7 +423,7 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
           const GemmEpilogue& epilogue, int64_t panel_begin, int64_t panel_end, bool single_pixel) {
   if (m == 0) return;
   // A pixel-major A is cut into segments as well: they pace the prefetching.
-  constexpr int64_t kSegment = 32;
+  constexpr int64_t kSegment = 32 * kStep;
   const bool one_segment = a.segment_length >= a.depth;
   const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length,
                   one_segment ? kSegment : a.segment, a.depth};

@@ -37,7 +37,8 @@ struct Block {
             (d.out_width - 1) * d.stride_width + (d.kernel_width - 1) * d.dilation_width + 1)),
         slab_plane(plane_stride<float>(slots * padded_width * kW)),
         weights_per_vector(kW * (1 + d.kernel_height * d.kernel_width)),
-        reads_input(p.expand_packed == nullptr && d.channels % kW == 0) {}
+        reads_input(p.expand_packed == nullptr && d.channels % kW == 0),
+        is_far(fastconv::is_far(d, kDataType)) {}
 
   int64_t slot_offset(int64_t y) const { return (y + d.pad_top) % slots * padded_width * kW; }
   int64_t out_pixels() const { return d.out_height * d.out_width; }
@@ -58,6 +59,7 @@ struct Block {
   const int64_t rows_per_step, slots, padded_width, slab_plane, weights_per_vector;
   const bool reads_input;  // no expansion, whole vectors: the depthwise kernel reads NHWC and needs
                            // no slab
+  const bool is_far;       // the input does not fit into L2
 };
 
 // Zeroes the columns beside the image in every slot.
@@ -141,8 +143,8 @@ void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t 
                  : nullptr;
     }
   }
-  const DepthwiseRows all{pointers,    -d.pad_left, d.width,         d.channels,
-                          d.out_width, kW,          d.out_width * kW};
+  const DepthwiseRows all{pointers,    -d.pad_left, d.width,          d.channels,
+                          d.out_width, kW,          d.out_width * kW, b.is_far};
   depthwise_rows(b.kernel, packed, all, rows, vectors.size(), out, plane);
 }
 

@@ -38,6 +38,10 @@ InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, Dat
   return {false, std::max(chunk_rows, std::min(rows, d.out_height))};
 }
 
+bool is_far(const DepthwiseConv2dParams& p, DataType type) {
+  return element_bytes(type) * p.height * p.width * p.channels > cache_sizes().l2;
+}
+
 CacheSizes cache_sizes() {
   static const CacheSizes sizes{l1d_bytes(), l2_bytes()};
   return sizes;

@@ -30,4 +30,7 @@ int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows);
 
 CacheSizes cache_sizes();
 
+// Whether an image of the input is larger than L2.
+bool is_far(const DepthwiseConv2dParams& p, DataType type);
+
 }  // namespace fastconv
