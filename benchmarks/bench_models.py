@@ -1,4 +1,4 @@
-"""Times whole networks at 224x224."""
+"""Times whole networks."""
 
 from collections.abc import Callable
 

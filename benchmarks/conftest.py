@@ -13,7 +13,7 @@ from fastconv._timing import settle
 
 from . import peers, timing
 from .layers import layers
-from .networks import settings
+from .networks import QUICK_SETTINGS, settings
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +43,7 @@ class Case:
     group: str
     contender: str
     work: Callable[[], timing.Work]
+    speed: timing.Speed
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -55,10 +56,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     quick = metafunc.config.getoption("--quick")
     op = metafunc.function.__name__.removeprefix("test_")
     works = settings() if op == "networks" else layers(op)
-    if quick:  # batch 1 of networks, and of layers the first and the last, which differ most
-        works = works[:2] if op == "networks" else [works[0], *works[1:][-1:]]
+    if quick:  # one network in each dtype, and of layers the first and the last: they differ most
+        works = QUICK_SETTINGS if op == "networks" else [works[0], *works[1:][-1:]]
     rivals = [name for name in peers.RIVALS if not (quick and name == "torch_compile")]
-    cases = [Case(work.id, name, work.work) for work in works for name in (peers.OURS, *rivals)]
+    cases = [
+        Case(work.id, name, work.work, work.speed)
+        for work in works
+        for name in (peers.OURS, *rivals)
+    ]
     ids = [f"{case.contender}-{case.group.removeprefix(f'{op}-')}" for case in cases]
     metafunc.parametrize("case", cases, ids=ids)
 
@@ -73,8 +78,9 @@ def comparisons(request: pytest.FixtureRequest) -> Iterator[Callable[[Case], tim
     def comparison(case: Case) -> timing.Comparison:
         if case.group not in latest:
             latest.clear()
-            speed = timing.QUICK if quick else timing.FULL
-            latest[case.group] = timing.compare(case.work(), names, speed)
+            latest[case.group] = timing.compare(
+                case.work(), names, timing.QUICK if quick else case.speed
+            )
         return latest[case.group]
 
     threads = torch.get_num_threads()

@@ -11,13 +11,15 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import fastconv
+from fastconv import _resolve
 from fastconv._timing import Contender
-from fastconv._torchvision import import_torchvision
 
 from .peers import OURS
-from .timing import Work
+from .timing import IMAGES, LAYER, Speed, Work
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
+
+_ORIGINALS = {"mobilenet_v1": "timm:mobilenetv1_100"}  # the others are torchvision's
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,17 @@ class Layer:
     name: str
     input_shape: tuple[int, ...]
     flops: int
+    bytes: int
     module: nn.Module = field(compare=False, repr=False)
     fast: Callable[[nn.Module], Forward] = field(compare=False, repr=False)
 
     @property
     def id(self) -> str:
         return f"{self.op}-{self.name}"
+
+    @property
+    def speed(self) -> Speed:
+        return LAYER
 
     def work(self, threads: int = 1) -> Work:
         """This layer at batch 1, as something to compare."""
@@ -44,26 +51,39 @@ class Layer:
 
 
 def random_input(shape: tuple[int, ...]) -> torch.Tensor:
-    """Normal values in channels_last; zeros would make a CPU faster than it is."""
-    input = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    """Normal values in channels_last; zeros would make a CPU faster than it is.
+
+    The first images of a large batch are repeated, so that float64 need not compute all of them.
+    """
+    images = torch.randn(
+        min(IMAGES, shape[0]), *shape[1:], generator=torch.Generator().manual_seed(0)
+    )
+    input = images[torch.arange(shape[0]) % IMAGES]
     return input.contiguous(memory_format=torch.channels_last) if input.dim() == 4 else input
 
 
-def network(name: str) -> nn.Module:
-    """torchvision's network in eval mode, with random BatchNorm statistics, which hide nothing."""
-    torchvision = import_torchvision()
-    if torchvision is None:
-        raise RuntimeError("the benchmarks take their layers from torchvision: not installed")
+def network(name: str, size: int = 224) -> nn.Module:
+    """The network that fastconv's reproduces, in eval mode, with BatchNorm statistics that fit.
+
+    With others, the output of a deep network with random weights depends on its last biases alone
+    and shows no mistake in the layers before.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: nn.Module = getattr(torchvision.models, name)().eval().requires_grad_(False)
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.1)
+        source = _ORIGINALS.get(name, f"torchvision:{name}")
+        model = _resolve.resolve(source).module.requires_grad_(False)
+        _resolve.randomize_norms(model, (3, size, size))
     return model
+
+
+def traffic(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Bytes in float32 that must move: the input, the output, and the folded weights once each."""
+    with torch.inference_mode():
+        input = torch.zeros(input_shape)
+        values = input.numel() + module(input).numel()
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            values += layer.weight.numel() + layer.weight.shape[0]  # with a bias of each output
+    return 4 * values
 
 
 def flops(module: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -179,7 +199,7 @@ OPS = tuple(_FAST)
 
 def _layer(op: str, module: nn.Module, shape: tuple[int, ...], name: str) -> Layer:
     module = module.eval().requires_grad_(False)
-    return Layer(op, name, shape, flops(module, shape), module, _FAST[op])
+    return Layer(op, name, shape, flops(module, shape), traffic(module, shape), module, _FAST[op])
 
 
 def _conv_layer(module: nn.Module, shape: tuple[int, ...]) -> Layer:

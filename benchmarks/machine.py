@@ -16,7 +16,7 @@ import torch
 from fastconv import _library
 
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("torch", "torchvision", "onnxruntime", "openvino", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino", "ncnn", "pnnx", "numpy")
 
 
 def machine() -> dict[str, Any]:
@@ -35,10 +35,16 @@ def machine() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, the commit of the sources, and the time."""
+    """Versions, the same for all entries of a results file."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "compiler": "none" if _library._C is None else _library._C.build_info()["compiler"],
+    }
+
+
+def origin() -> dict[str, Any]:
+    """The commit of the sources and the time, which each entry has of its own."""
+    return {
         "commit": _git("rev-parse", "HEAD"),
         "sources_changed": bool(_git("status", "--porcelain", "--", "csrc", "python")),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

@@ -17,15 +17,17 @@ import torch
 
 from fastconv import _runtimes
 
-from . import peers, timing
+from . import machine, peers, timing
+from .bandwidth import measure_bandwidths
 from .layers import layers, network, random_input
-from .networks import Setting, fast_network, settings
+from .networks import Setting, fast_network, find
 
 
 def _numbers(comparison: timing.Comparison) -> dict[str, Any]:
     return {
         "id": comparison.work.id,
         "threads": comparison.work.threads,
+        "dtype": str(comparison.work.input.dtype).removeprefix("torch."),
         "mflop": round(comparison.work.flops / 1e6, 2),
         "peak_gflops": comparison.peak_gflops,
         "rows": {name: comparison.row(name) for name in comparison.timings},
@@ -44,8 +46,9 @@ def _ratios(comparison: timing.Comparison) -> dict[str, Any]:
 def measure_network(setting: Setting, quick: bool) -> dict[str, Any]:
     """One network against all rivals."""
     names = [name for name in peers.RIVALS if not (quick and name == "torch_compile")]
-    comparison = timing.compare(setting.work(), names, timing.QUICK if quick else timing.FULL)
-    return _numbers(comparison) | {"batch": setting.batch} | _ratios(comparison)
+    comparison = timing.compare(setting.work(), names, timing.QUICK if quick else setting.speed)
+    about = {"network": setting.network, "batch": setting.batch, "size": setting.size}
+    return _numbers(comparison) | about | _ratios(comparison)
 
 
 def measure_isa(setting: Setting, quick: bool) -> dict[str, Any]:
@@ -60,19 +63,18 @@ def measure_layers(op: str, quick: bool) -> list[dict[str, Any]]:
     """Every layer of one op, one thread, batch 1."""
     names = [name for name in peers.RIVALS if not (quick and name == "torch_compile")]
     found = layers(op)[:1] if quick else layers(op)
-    speed = timing.QUICK if quick else timing.LAYER
     results = []
     for layer in found:
-        comparison = timing.compare(layer.work(), names, speed)
-        numbers = {"op": op, "layer": layer.name, **_numbers(comparison)}
-        results.append(numbers | _ratios(comparison))
+        comparison = timing.compare(layer.work(), names, timing.QUICK if quick else layer.speed)
+        about = {"op": op, "layer": layer.name, "mbytes": round(layer.bytes / 1e6, 4)}
+        results.append(about | _numbers(comparison) | _ratios(comparison))
     return results
 
 
 def measure_memory(setting: Setting, contender: str) -> dict[str, float]:
     """Resident memory of inference: what it grows by at its peak, and the process's peak, in MB."""
     torch.set_num_threads(setting.threads)
-    module = network(setting.network)
+    module = network(setting.network, setting.size)
     input = random_input(setting.shape)
     if contender == peers.OURS:
         model = fast_network(setting.network, module)
@@ -101,7 +103,7 @@ def _resident(field: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("network", "isa", "layers", "memory"))
+    parser.add_argument("kind", choices=("network", "isa", "layers", "memory", "bandwidths"))
     parser.add_argument("subject", help="the id of a network setting, or an op")
     parser.add_argument("--contender", choices=(peers.OURS, *peers.EAGER), help="for memory")
     parser.add_argument("--quick", action="store_true")
@@ -109,8 +111,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.kind == "layers":
         result: Any = measure_layers(arguments.subject, arguments.quick)
+    elif arguments.kind == "bandwidths":
+        caches = machine.machine()["caches"]
+        result = measure_bandwidths(caches, seconds=0.05 if arguments.quick else 1.0)
     else:
-        setting = {setting.id: setting for setting in settings()}[arguments.subject]
+        setting = find(arguments.subject)
         if arguments.kind == "memory":
             result = measure_memory(setting, arguments.contender)
         else:

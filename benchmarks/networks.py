@@ -17,38 +17,62 @@ from fastconv._timing import Contender
 
 from .layers import flops, network, random_input
 from .peers import OURS, SWAPPED
-from .timing import LEVELS, Work
+from .timing import FULL, LEVELS, Speed, Work
 
 Call = Callable[[], torch.Tensor]
+
+NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
+# Measured with one image only, of the size that each is made for.
+_MORE = {"mobilenet_v3_small": 224, "efficientnet_b4": 380}
+_SUFFIXES = {"float32": "", "bfloat16": "-bf16"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A network at 224x224 with a batch size and a number of threads."""
+    """A network with a batch size, a number of threads, a dtype and a size of the images."""
 
     network: str
     batch: int
     threads: int
+    dtype: str = "float32"
+    size: int = 224
 
     @property
     def id(self) -> str:
-        return f"{self.network}-b{self.batch}-t{self.threads}"
+        return f"{self.network}-b{self.batch}-t{self.threads}{_SUFFIXES[self.dtype]}"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.batch, 3, 224, 224)
+        return (self.batch, 3, self.size, self.size)
+
+    @property
+    def speed(self) -> Speed:
+        """Fewer rounds where one call takes long."""
+        images = self.batch * (self.size / 224) ** 2
+        if images > 16:
+            return Speed(rounds=5)
+        return Speed(rounds=10) if images > 1 else FULL
+
+    def skipped(self) -> dict[str, str]:
+        """Rivals that are left out to save time, and why."""
+        reasons = {}
+        if self.batch > 16:
+            reasons["eager"] = "slower than channels_last by far at batch 16: not repeated"
+        if self.batch > 16 or self.size > 224:
+            reasons["torch_compile"] = "compiles for minutes: only up to 16 images of 224x224"
+        return reasons
 
     def work(self) -> Work:
-        """fastconv's network and torchvision's, swapped and as it is, with the same weights."""
+        """fastconv's network and the original, swapped and as it is, with the same weights."""
         work = self._work(lambda call: (Contender(OURS, call, call),))
-        swapped = fastconv.swap(copy.deepcopy(work.module))
+        swapped = fastconv.swap(copy.deepcopy(work.module), dtype=work.input.dtype)
 
         def call() -> torch.Tensor:
             output: torch.Tensor = swapped(work.input)
             return output
 
         ours = (*work.ours, Contender(SWAPPED, call, call))
-        return dataclasses.replace(work, ours=ours)
+        return dataclasses.replace(work, ours=ours, skipped=self.skipped())
 
     def isa_work(self) -> Work:
         """The same with fastconv once per ISA level of this CPU, to compare the levels."""
@@ -56,11 +80,14 @@ class Setting:
         return self._work(lambda call: tuple(_at_level(name, call) for name in names))
 
     def _work(self, contenders: Callable[[Call], tuple[Contender, ...]]) -> Work:
-        module = network(self.network)
-        model = fast_network(self.network, module)
-        input = random_input(self.shape)
+        dtype = getattr(torch, self.dtype)
+        # Weights and images that the dtype can hold are the same for everybody, float64 too.
+        module = network(self.network, self.size).to(dtype).to(torch.float32)
+        model = fast_network(self.network, module).to(dtype)
+        input = random_input(self.shape).to(dtype)
         ours = contenders(lambda: model(input))
-        return Work(self.id, self.threads, module, ours, input, flops(module, self.shape))
+        total = self.batch * flops(module, (1, *self.shape[1:]))
+        return Work(self.id, self.threads, module, ours, input, total)
 
 
 _chosen_level = contextlib.ExitStack()
@@ -79,7 +106,7 @@ def _at_level(name: str, call: Call) -> Contender:
 
 
 def fast_network(name: str, like: torch.nn.Module) -> torch.nn.Module:
-    """fastconv's network with the weights of torchvision's, in eval mode."""
+    """fastconv's network with the weights of the original, in eval mode."""
     model = fastconv.models.create_model(name)
     model.load_state_dict(like.state_dict())
     result: torch.nn.Module = model.eval().requires_grad_(False)
@@ -87,7 +114,34 @@ def fast_network(name: str, like: torch.nn.Module) -> torch.nn.Module:
 
 
 def settings() -> list[Setting]:
-    """What the results show, as far as this machine has the cores."""
+    """What the results show: one thread and all that this machine has the cores for."""
     cores = len(os.sched_getaffinity(0))
-    wanted = [(1, 1), (1, 2), (16, 2)]
-    return [Setting("mobilenet_v2", batch, n) for batch, n in wanted if n <= cores]
+    single = list(dict.fromkeys([(1, 1), (1, cores)]))
+    batches = [*single, (16, cores), (64, cores)]
+    wanted = [(name, batch, n, 224) for name in NETWORKS for batch, n in batches]
+    wanted += [(name, batch, n, size) for name, size in _MORE.items() for batch, n in single]
+    return [
+        Setting(name, batch, n, dtype, size)
+        for dtype in _SUFFIXES
+        for name, batch, n, size in wanted
+    ]
+
+
+def memory_settings() -> list[Setting]:
+    """What resident memory is measured of: one image, and the batch that fills the caches."""
+    return [
+        setting
+        for setting in settings()
+        if setting.dtype == "float32"
+        and setting.network in NETWORKS
+        and (setting.batch == 16 or (setting.batch, setting.threads) == (1, 1))
+    ]
+
+
+QUICK_SETTINGS = [Setting("mobilenet_v2", 1, 1, dtype) for dtype in _SUFFIXES]
+ISA_SETTING = QUICK_SETTINGS[0]
+
+
+def find(id: str) -> Setting:
+    """The setting of this id."""
+    return {setting.id: setting for setting in settings()}[id]

@@ -12,9 +12,9 @@ from fastconv._runtimes import UnavailableError
 from fastconv._timing import Contender
 
 OURS = "fastconv"
-SWAPPED = "fastconv_swap"  # torchvision's network after fastconv.swap
+SWAPPED = "fastconv_swap"  # the original after fastconv.swap
 EAGER = ("eager", "eager_channels_last")
-RUNTIMES = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino", "ncnn")
 RIVALS = (*EAGER, "torch_compile", *RUNTIMES)
 # What the ratios of the results are taken against; spinning is ONNX Runtime's default.
 FASTEST_OF = (*RUNTIMES, "onnxruntime_no_spinning")
@@ -26,7 +26,8 @@ def rivals(
     """The rivals that can run here, and for the others the reason why not.
 
     ONNX Runtime runs twice with more than one thread, with and without spinning threads: which is
-    faster depends on the machine, and it is measured at its best.
+    faster depends on the machine, and it is measured at its best. All compute in the dtype of the
+    input; OpenVINO and ncnn take and give float32 also then, as their users do.
     """
     threads = torch.get_num_threads()
     names = list(names)
@@ -37,6 +38,7 @@ def rivals(
         "torch_compile": lambda: _runtimes.torch_compile(module, input),
         "onnxruntime": lambda: _runtimes.onnxruntime(onnx(), input, threads),
         "openvino": lambda: _runtimes.openvino(onnx(), input, threads),
+        "ncnn": lambda: _runtimes.ncnn(module, input, threads),
         "onnxruntime_no_spinning": lambda: _runtimes.onnxruntime(
             onnx(), input, threads, spinning=False, name="onnxruntime_no_spinning"
         ),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from . import roofline
+
 _MARKED = re.compile(r"<!-- results: (\S+) -->\n(.*?)<!-- /results -->", re.DOTALL)
 _NO_RESULTS = "No results are recorded yet: `make bench` measures them.\n"
 COLUMNS = {
     "fastconv": ("fastconv",),
-    "torchvision, swapped": ("fastconv_swap",),
+    "original, swapped": ("fastconv_swap",),
     "ONNX Runtime": ("onnxruntime", "onnxruntime_no_spinning"),
     "OpenVINO": ("openvino",),
+    "ncnn": ("ncnn",),
     "torch.compile": ("torch_compile",),
     "eager channels_last": ("eager_channels_last",),
     "eager": ("eager",),
 }
-_RIVALS = {name: shown for shown, names in COLUMNS.items() for name in names}
+_SHOWN = {name: shown for shown, names in COLUMNS.items() for name in names}
 
 
 def results_path(readme: str) -> str | None:
@@ -45,37 +48,91 @@ def _marked(readme: str) -> re.Match[str]:
 
 
 def render(results: dict[str, Any] | None, path: str) -> str:
-    """All tables of one results file as Markdown."""
+    """All tables that one results file has the numbers for, as Markdown."""
     if results is None:
         return _NO_RESULTS
-    svg = re.sub(r"\.json$", ".svg", path)
+    stem = path.removesuffix(".json")
+    networks = results.get("networks", [])
     parts = [
-        f"![Time per batch of fastconv and its rivals]({svg})",
+        f"![Time per batch of fastconv and its rivals]({stem}.svg)" if networks else "",
+        _summary(networks),
         _origin(results, path),
-        _networks(results["networks"]),
-        _isa_levels(results["isa_levels"]),
-        _memory(results["memory"]),
-        _layers(results["layers"]),
+        _folded("Every rival, in ms", _rivals(networks)),
+        _folded("Instruction sets", _isa_levels(results.get("isa_levels", []))),
+        _folded("Memory", _memory(results.get("memory", {}))),
+        _folded("Share of the machine's limit per kind of layer", _limits(results, stem)),
+        _folded(
+            "Every layer alone, float32, batch 1, one thread", _layers(results.get("layers", []))
+        ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _folded(title: str, content: str) -> str:
+    if not content:
+        return ""
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+def _summary(networks: list[dict[str, Any]]) -> str:
+    """One row for each network and dtype, one column for each batch and number of threads."""
+    columns = sorted({(entry["batch"], entry["threads"]) for entry in networks})
+    rows: dict[tuple[str, int, str], dict[tuple[int, int], str]] = {}
+    for entry in sorted(networks, key=lambda entry: entry["dtype"] == "bfloat16"):
+        key = (entry["network"], entry["size"], entry["dtype"])
+        ratio = entry["ratio_to_fastest_runtime"]
+        cell = _number(entry["rows"]["fastconv"]["median_ms"])
+        cell += "" if ratio is None else f" ({ratio:.2f})"
+        rows.setdefault(key, {})[entry["batch"], entry["threads"]] = cell
+    if not rows:
+        return ""
+    title = "fastconv in ms (of the fastest other runtime's time)"
+    header = [title, *(f"batch {batch}, {threads_of(threads)}" for batch, threads in columns)]
+    return _grid(
+        header,
+        [
+            [f"{name}, {size}x{size}, {dtype}", *(cells.get(column, "-") for column in columns)]
+            for (name, size, dtype), cells in rows.items()
+        ],
+    )
 
 
 def _origin(results: dict[str, Any], path: str) -> str:
     machine, versions = results["machine"], results["versions"]
     caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
     peers = ", ".join(f"{name} {version}" for name, version in versions.items())
-    changed = " with changes" if results["sources_changed"] else ""
     return (
         f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), "
-        f"{machine['cores']} cores, {caches}. {peers}. Commit {results['commit'][:10]}{changed}, "
-        f"{results['date']}. Medians of {results['measured']['rounds']} interleaved rounds, "
-        f"{results['measured']['input']}; quartiles and all else in [{path}]({path})."
+        f"{machine['cores']} cores, {caches}. {peers}. {_sources(results)}. Medians of "
+        f"interleaved rounds on {results['measured']['input']}; their numbers, quartiles and all "
+        f"else in [{path}]({path})."
     )
+
+
+def _sources(results: dict[str, Any]) -> str:
+    """The commits and the days of all entries, which may have been measured at different times."""
+    entries = [
+        *results.get("networks", []),
+        *results.get("isa_levels", []),
+        *results.get("memory", {}).values(),
+        *results.get("layers", []),
+    ]
+    commits = {
+        f"Commit {entry['commit'][:10]}{' with changes' * entry['sources_changed']}": None
+        for entry in sorted(entries, key=lambda entry: entry["date"])
+    }
+    dates = sorted({entry["date"] for entry in entries})
+    return ", ".join([*commits, *dict.fromkeys([*dates[:1], *dates[-1:]])])
 
 
 def best(rows: dict[str, Any], names: tuple[str, ...]) -> float | None:
     times = [rows[name]["median_ms"] for name in names if name in rows]
     return min(times, default=None)
+
+
+def threads_of(count: int) -> str:
+    """ "1 thread" or "2 threads"."""
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -89,18 +146,25 @@ def _grid(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _networks(networks: list[dict[str, Any]]) -> str:
-    header = ["224x224, float32, ms", *COLUMNS, "fastconv / fastest runtime", "% of FMA peak"]
+def _rivals(networks: list[dict[str, Any]]) -> str:
     body = []
     for entry in networks:
-        rows = entry["rows"]
-        name, threads = entry["id"].split("-b")[0], entry["threads"]
-        label = f"{name}, batch {entry['batch']}, {threads} thread{'s' * (threads > 1)}"
+        rows, ratio = entry["rows"], entry["ratio_to_fastest_runtime"]
+        label = (
+            f"{entry['network']}, {entry['dtype']}, batch {entry['batch']}, "
+            f"{threads_of(entry['threads'])}"
+        )
         times = [_number(best(rows, names)) for names in COLUMNS.values()]
-        ratio = entry["ratio_to_fastest_runtime"]
         shown = "-" if ratio is None else f"{ratio:.2f}"
         body.append([label, *times, shown, _number(rows["fastconv"]["percent_of_peak"])])
-    return _grid(header, body)
+    if not body:
+        return ""
+    header = ["Network", *COLUMNS, "fastconv / fastest runtime", "% of FMA peak"]
+    note = (
+        "\n\nThe peak of bfloat16 counts as twice the measured one of float32 on a CPU with "
+        "AVX512_BF16. ONNX Runtime has no bfloat16 convolution on the CPU."
+    )
+    return _grid(header, body) + note * any(e["dtype"] == "bfloat16" for e in networks)
 
 
 def _isa_levels(entries: list[dict[str, Any]]) -> str:
@@ -114,20 +178,45 @@ def _isa_levels(entries: list[dict[str, Any]]) -> str:
 
 def _memory(memory: dict[str, Any]) -> str:
     names = ["fastconv", "eager_channels_last", "eager"]
-    header = ["Resident memory that inference adds at its peak, MB", *(_RIVALS[n] for n in names)]
+    header = ["Resident memory that inference adds at its peak, MB", *(_SHOWN[n] for n in names)]
     body = [
         [id, *(_number(entry[name]["growth_mb"]) for name in names)] for id, entry in memory.items()
     ]
-    return _grid(header, body)
+    return _grid(header, body) if body else ""
+
+
+def _limits(results: dict[str, Any], stem: str) -> str:
+    """The picture of the roofs, and how near the layers of each op come to them."""
+    shares = roofline.shares(roofline.points(results))
+    if not shares:
+        return ""
+    bandwidths = ", ".join(f"{name} {rate:.3g}" for name, rate in results["bandwidths"].items())
+    text = (
+        f"![GFLOP/s of every layer over its FLOP per byte]({stem}-roofline.svg)\n\n"
+        "The limit of a layer is the lower of the FMA peak and what the bandwidth allows of the "
+        "smallest cache that holds its input, weights and output. Measured with one thread, in "
+        f"GB/s: {bandwidths}."
+    )
+    header = ["Kind of layer", "layers", "median % of limit", "worst %", "worst layer"]
+    body = [
+        [
+            share.op,
+            str(share.layers),
+            _number(share.median_percent),
+            _number(share.worst.percent),
+            share.worst.layer,
+        ]
+        for share in shares
+    ]
+    return f"{text}\n\n{_grid(header, body)}"
 
 
 def _layers(layers: list[dict[str, Any]]) -> str:
-    header = ["Layer", "MFLOP", "fastconv us", "% of FMA peak", "fastest rival", "fastconv / it"]
     body = []
     for entry in layers:
         rows = entry["rows"]
         ours = rows["fastconv"]
-        rivals = {name: row["median_ms"] for name, row in rows.items() if name in _RIVALS}
+        rivals = {name: row["median_ms"] for name, row in rows.items() if name in _SHOWN}
         rivals.pop("fastconv")
         fastest = min(rivals, key=rivals.__getitem__)
         body.append(
@@ -136,9 +225,9 @@ def _layers(layers: list[dict[str, Any]]) -> str:
                 _number(entry["mflop"]),
                 _number(ours["median_ms"] * 1e3),
                 _number(ours["percent_of_peak"]),
-                _RIVALS[fastest],
+                _SHOWN[fastest],
                 f"{ours['median_ms'] / rivals[fastest]:.2f}",
             ]
         )
-    title = "Every layer alone, batch 1, one thread"
-    return f"<details><summary>{title}</summary>\n\n{_grid(header, body)}\n\n</details>"
+    header = ["Layer", "MFLOP", "fastconv us", "% of FMA peak", "fastest rival", "fastconv / it"]
+    return _grid(header, body) if body else ""

@@ -64,7 +64,7 @@ def test_bench_prints_a_table(capsys):
     threads = torch.get_num_threads()
     assert cli.main(["bench", "mobilenet_v2", "fastconv:mobilenet_v2", "--batch", "2", *QUICK]) == 0
     out, err = capsys.readouterr()
-    assert "mobilenet_v2, batch 2, 32x32, 1 thread, median of 2 interleaved rounds" in out
+    assert "mobilenet_v2, batch 2, 32x32, float32, 1 thread, median of 2 interleaved rounds" in out
     assert out.count("1.00x") >= 2
     assert out.count("PyTorch channels_last") == 2
     assert "mobilenet_v2: preparing and checking\n  fastconv\n  PyTorch\n" in err
@@ -132,7 +132,49 @@ def test_wrong_and_missing_rivals_are_skipped(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "not compared: ONNX Runtime: onnx is not installed" in out
     assert "not compared: OpenVINO: onnx is not installed" in out
+    assert "not compared: ncnn: ncnn is not installed" in out
     assert "not compared: torch.compile: its output differs from PyTorch's by 1.0e+00" in out
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "timm:mobilenetv1_100"])
+def test_bench_in_bfloat16(name, torchvision, capsys):
+    pytest.importorskip("timm")
+    rivals = "eager,channels_last,onnxruntime"
+    arguments = [name, *QUICK, "--rivals", rivals, "--dtype", "bfloat16", "--json"]
+    assert cli.main(["bench", *arguments]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["options"]["dtype"] == "bfloat16"
+    (model,) = data["models"]
+    reason = "ONNX Runtime has no bfloat16 convolution on the CPU"
+    assert model["skipped"] == {"ONNX Runtime": reason}
+    # PyTorch rounded: nobody computed in float32 behind its name.
+    assert all(1e-4 < row["difference"] < 0.5 for row in model["results"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["openvino", "ncnn"])
+def test_runtimes_compute_in_the_dtype_of_the_input(name, dtype):
+    pytest.importorskip(name)
+    pytest.importorskip({"openvino": "onnx", "ncnn": "pnnx"}[name])
+    module = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1)).eval()
+    module.requires_grad_(False).to(torch.bfloat16).to(torch.float32)
+    input = torch.randn(1, 16, 14, 14).to(dtype)
+    model = module if name == "ncnn" else _runtimes.export_onnx(module, input)
+    try:
+        contender = getattr(_runtimes, name)(model, input, 1)
+    except _runtimes.UnavailableError as reason:
+        assert dtype == torch.bfloat16
+        pytest.skip(str(reason))
+    expected = module.double()(input.double())
+    error = float((contender.result().double() - expected).abs().max() / expected.abs().max())
+    assert error < 1e-5 if dtype == torch.float32 else 1e-4 < error < 2e-2
+    assert contender.result().dtype == torch.float32
+
+
+def test_ncnn_takes_one_image():
+    pytest.importorskip("ncnn")
+    with pytest.raises(_runtimes.UnavailableError, match="one image at a time"):
+        _runtimes.ncnn(nn.ReLU(), torch.randn(2, 3, 8, 8), 1)
 
 
 @pytest.mark.parametrize("factor", [2, float("nan")])
@@ -212,8 +254,9 @@ def test_mistakes_are_explained(capsys, monkeypatch, torchvision):
     ]:
         assert message in error_of(capsys, "bench", "mobilenet_v2", "--plot", path, *QUICK)
     for arguments, message in [
-        (["--rivals", "eager,ncnn"], "must be of eager,channels_last,"),
+        (["--rivals", "eager,caffe"], "must be of eager,channels_last,"),
         (["--threads", "0"], "must be a positive integer, got 0"),
+        (["--dtype", "float16"], "invalid choice: 'float16'"),
         (["--size", "big"], "must be a positive integer, got big"),
     ]:
         with pytest.raises(SystemExit):

@@ -26,10 +26,13 @@ RIVALS = {  # as the option names them, and as the table does
     "compile": "torch.compile",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
+    "ncnn": "ncnn",
 }
 
 # Of the largest output: other orders of summation differ by far less, a mistake by far more.
-_AGREEMENT = 1e-3
+_AGREEMENT = {"float32": 1e-3, "bfloat16": 5e-2}
+# How often the error of PyTorch's own rounding also agrees: bfloat16 leaves less room for luck.
+_OWN_ERRORS = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Options:
     size: int
     rounds: int
     rivals: tuple[str, ...]
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
 class Result:
-    """The times of one network; `differences` are from PyTorch, relative to its largest output."""
+    """The times of one network.
+
+    `differences` are from PyTorch in float32, relative to its largest output.
+    """
 
     network: Network
     options: Options
@@ -81,8 +88,9 @@ class Result:
         """Print the table."""
         batch, threads, size = self.options.batch, self.options.threads, self.options.size
         title = (
-            f"{self.network.name}, batch {batch}, {size}x{size}, {threads} "
-            f"thread{'s' * (threads > 1)}, median of {self.options.rounds} interleaved rounds"
+            f"{self.network.name}, batch {batch}, {size}x{size}, {self.options.dtype}, "
+            f"{threads} thread{'s' * (threads > 1)}, "
+            f"median of {self.options.rounds} interleaved rounds"
         )
         header = ["<runs on", ">ms", ">IQR", ">of fastconv's time", ">images/s"]
         rows = [
@@ -120,7 +128,8 @@ def bench(networks: Sequence[Network], options: Options, progress: Progress) -> 
 def _bench_one(network: Network, options: Options, progress: Progress) -> Result:
     generator = torch.Generator().manual_seed(0)
     input = torch.randn(options.batch, 3, options.size, options.size, generator=generator)
-    plain, expected = _plain_form(network, input)
+    input = input.to(getattr(torch, options.dtype))
+    plain, expected = _plain_form(network, input.float())
     progress.task(f"{network.name}: preparing and checking", 1 + len(options.rivals))
     contenders: list[Contender] = []
     differences: dict[str, float] = {}
@@ -138,7 +147,8 @@ def _bench_one(network: Network, options: Options, progress: Progress) -> Result
                 raise
             skipped[name] = _first_line(error)
             continue
-        if difference <= _AGREEMENT or difference <= 4 * own_error():
+        limit = _AGREEMENT[options.dtype]
+        if difference <= limit or difference <= _OWN_ERRORS[options.dtype] * own_error():
             contenders.append(contender)
             differences[name] = difference
             continue
@@ -154,7 +164,9 @@ def _bench_one(network: Network, options: Options, progress: Progress) -> Result
 def _ours(network: Network, input: Tensor) -> Contender:
     from .swap import swap
 
-    module = network.module if network.source == "fastconv" else swap(network.module)
+    dtype = input.dtype
+    is_ours = network.source == "fastconv"
+    module = network.module.to(dtype) if is_ours else swap(network.module, dtype=dtype)
     input = input.contiguous(memory_format=torch.channels_last)
     return Contender(OURS, lambda: module(input), lambda: module(input))
 
@@ -171,6 +183,7 @@ def _rivals(
         "compile": lambda name: _runtimes.torch_compile(plain, input, name),
         "onnxruntime": lambda name: _runtimes.onnxruntime(export(), input, threads, name=name),
         "openvino": lambda name: _runtimes.openvino(export(), input, threads, name=name),
+        "ncnn": lambda name: _runtimes.ncnn(plain, input, threads, name=name),
     }
     return {RIVALS[key]: functools.partial(makers[key], RIVALS[key]) for key in options.rivals}
 
@@ -201,9 +214,10 @@ def _plain_form(network: Network, input: Tensor) -> tuple[nn.Module, Tensor]:
 
 def _own_error(plain: nn.Module, input: Tensor, expected: Tensor) -> float:
     """PyTorch's own error: large where random weights make a network that amplifies rounding."""
+    dtype = torch.float64 if input.dtype == torch.float32 else input.dtype
     try:
         with torch.inference_mode():
-            return _difference(copy.deepcopy(plain).double()(input.double()), expected)
+            return _difference(copy.deepcopy(plain).to(dtype)(input.to(dtype)), expected)
     except RuntimeError:  # a network that makes float32 tensors itself has no other dtype
         return 0.0
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-_RIVALS = ("eager", "channels_last", "compile", "onnxruntime", "openvino")
+_RIVALS = ("eager", "channels_last", "compile", "onnxruntime", "openvino", "ncnn")
+_DTYPES = ("float32", "bfloat16")
 _NAME_HELP = "fastconv's name of it, torchvision:NAME, timm:NAME, or a file with a module"
 
 Run = Callable[[argparse.Namespace], None]
@@ -45,6 +46,9 @@ def add_bench(commands: Any) -> None:
         type=_rivals,
         default=_RIVALS,
         help=f"comma-separated, of {','.join(_RIVALS)} (all)",
+    )
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="float32", help="what everybody computes in (float32)"
     )
     parser.add_argument("--plot", metavar="FILE", help="write a bar chart: .png, .svg, .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -129,6 +133,7 @@ def _run_bench(arguments: argparse.Namespace) -> None:
         size=arguments.size,
         rounds=arguments.rounds,
         rivals=arguments.rivals,
+        dtype=arguments.dtype,
     )
     with Progress() as progress:
         results = bench(networks, options, progress)

@@ -42,7 +42,7 @@ def draw(results: Sequence[Result], path: str) -> None:
         panel.set_title(result.network.name, loc="left", fontsize="medium")
     options = results[0].options
     panels[-1, 0].set_xlabel(
-        f"ms per batch of {options.batch}, {options.size}x{options.size}, "
+        f"ms per batch of {options.batch}, {options.size}x{options.size}, {options.dtype}, "
         f"{options.threads} thread{'s' * (options.threads > 1)}; less is better"
     )
     try:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+_LONG_CALL = 0.1  # seconds
+
 
 def _nothing() -> None:
     return None
@@ -105,6 +107,12 @@ def _block(contender: Contender, iterations: int, warmup: int) -> float:
     return (time.perf_counter() - start) / iterations
 
 
+def _estimate(contender: Contender) -> float:
+    """Seconds per call."""
+    first = _block(contender, iterations=1, warmup=1)
+    return first if first > _LONG_CALL else _block(contender, iterations=2, warmup=1)
+
+
 def interleave(
     contenders: Sequence[Contender],
     *,
@@ -118,6 +126,7 @@ def interleave(
         contenders: with different names.
         rounds: values for each contender.
         block_seconds: about how long one value is measured; never less than one call.
+            Calls longer than 0.1 s are repeated less, also untimed: one fills caches and pools.
         each_round: runs once at the start of each round, while all else is idle.
 
     Returns: name -> Timing, in the order given.
@@ -126,17 +135,16 @@ def interleave(
     if len(seconds) != len(contenders):
         raise ValueError(f"interleave: contenders must have different names, got {list(seconds)}")
     with _no_garbage_collection():
-        iterations = {}
-        for contender in contenders:
-            estimate = _block(contender, iterations=2, warmup=3)
-            iterations[contender.name] = max(1, round(block_seconds / estimate))
+        estimates = {contender.name: _estimate(contender) for contender in contenders}
         for round_index in range(rounds):
             settle()
             each_round()
             first = round_index % len(contenders)
             for contender in [*contenders[first:], *contenders[:first]]:
+                estimate = estimates[contender.name]
+                count = max(1, round(block_seconds / estimate))
                 # A fifth of the block, untimed, brings caches, pools and clocks back to speed.
-                count = iterations[contender.name]
-                value = _block(contender, count, warmup=max(2, count // 5))
+                warmup = 1 if estimate > _LONG_CALL else max(2, count // 5)
+                value = _block(contender, count, warmup)
                 seconds[contender.name].append(value)
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
