@@ -174,7 +174,7 @@ def _changed(step, field, value):
     [
         ([], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 0"),
         ([1, 2, 3], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 3"),
-        (_changed(POINTWISE, 0, 6), lambda: _weights(8), "steps' kind must be from 0 to 6, got 7"),
+        (_changed(POINTWISE, 0, 7), lambda: _weights(8), "steps' kind must be from 0 to 6, got 7"),
         (_changed(POINTWISE, 0, -1), lambda: _weights(8), "steps' kind must"),
         (_changed(POINTWISE, 1, 0), lambda: _weights(8), "steps' sizes must be from 1 to"),
         (_changed(POINTWISE, 1, 2**40), lambda: _weights(8), "steps' sizes must be from 1 to"),

@@ -181,19 +181,29 @@ struct Planes {
   int64_t plane, row;
 };
 
+// Sums of the channels over bands of output rows: each band's begin `stride` floats apart. No data:
+// nothing is summed. Bands depend on the shape alone, and with them every sum's order.
+struct ChannelSums {
+  float* of(int64_t y, int64_t v) const {
+    return data == nullptr ? nullptr : data + y / band * stride + v * kW;
+  }
+  float* data;
+  int64_t stride, band;
+};
+
 // Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is
 // convolved while it is in L1: expand what is new into `slab`, then the depthwise convolution into
-// `out`. done(y, count) ends a step. sums: of the channels, or null.
+// `out`. done(y, count) ends a step.
 template <class Done>
 void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* slab,
-               const Planes& out, float* sums, const Done& done) {
+               const Planes& out, const ChannelSums& sums, const Done& done) {
   const DepthwiseConv2dParams& d = b.d;
   const Range all{b.expand_panels.first_vector(panels.begin),
                   b.expand_panels.first_vector(panels.end)};
   if (!b.reads_input) clear_sides(b, all.size(), slab);
   int64_t next = rows.begin * d.stride_height - d.pad_top;
-  for (int64_t y = rows.begin; y < rows.end; y += b.rows_per_step) {
-    const int64_t count = std::min(b.rows_per_step, rows.end - y);
+  for (int64_t y = rows.begin, count; y < rows.end; y += count) {
+    count = std::min({b.rows_per_step, rows.end - y, sums.band - y % sums.band});
     Element* step_out = out.data + (y - rows.begin) * out.row;
     if (b.reads_input) {
       depthwise_from_input(b, image, all, y, count, step_out, out.plane);
@@ -215,7 +225,7 @@ void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* s
       for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
         depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab,
                         inputs, step_out + (v - all.begin) * out.plane, count, d.out_width,
-                        sums == nullptr ? nullptr : sums + v * kW);
+                        sums.of(y, v));
       }
     }
     done(y, count);
@@ -227,8 +237,8 @@ void ring_band(const Block& b, int64_t image, Range rows) {
   const int64_t plane = plane_stride<Element>(b.rows_per_step * b.d.out_width * kW);
   Element* tile = scratch_elements(Scratch::kTile, vectors_of(b.d.channels) * plane);
   run_steps(b, image, {0, b.expand_panels.count}, rows,
-            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0}, nullptr,
-            [&](int64_t y, int64_t count) {
+            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0},
+            {nullptr, 0, b.d.out_height}, [&](int64_t y, int64_t count) {
               project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane,
                       {0, b.project_panels.count},
                       {b.p.project_packed + kPackedHeader, y == rows.begin,
@@ -236,22 +246,40 @@ void ring_band(const Block& b, int64_t image, Range rows) {
             });
 }
 
-// Second schedule, first half: the channels of one panel through the whole map into `planes`, and
+// Second schedule, first half: the channels of one panel in some rows of the map into `planes`, and
 // their sums.
-void chunk(const Block& b, int64_t image, int64_t panel, Element* planes, int64_t plane,
-           float* sums) {
+void chunk(const Block& b, int64_t image, int64_t panel, Range rows, Element* planes, int64_t plane,
+           const ChannelSums& sums) {
   const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
-  if (sums != nullptr) std::fill(sums + vectors.begin * kW, sums + vectors.end * kW, 0.f);
-  run_steps(
-      b, image, {panel, panel + 1}, {0, b.d.out_height}, b.slab(Scratch::kTile, vectors.size()),
-      {planes + vectors.begin * plane, plane, b.d.out_width * kW}, sums, [](int64_t, int64_t) {});
-  if (sums == nullptr || !b.reads_input) return;
+  for (int64_t y = rows.begin; sums.data != nullptr && y < rows.end; y += sums.band)
+    std::fill(sums.of(y, vectors.begin), sums.of(y, vectors.end), 0.f);
+  const int64_t row = b.d.out_width * kW;
+  run_steps(b, image, {panel, panel + 1}, rows, b.slab(Scratch::kTile, vectors.size()),
+            {planes + vectors.begin * plane + rows.begin * row, plane, row}, sums,
+            [](int64_t, int64_t) {});
+  if (sums.data == nullptr || !b.reads_input) return;
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
-    Vec sum = vzero();
-    for (int64_t m = 0; m < b.out_pixels(); ++m)
-      sum = vadd(sum, vload(planes + v * plane + m * kW));
-    vstore(sums + v * kW, sum);
+    for (int64_t y = rows.begin; y < rows.end; ++y) {
+      const Element* x = planes + v * plane + y * row;
+      Vec sum = vload(sums.of(y, v));
+      for (int64_t m = 0; m < b.d.out_width; ++m) sum = vadd(sum, vload(x + m * kW));
+      vstore(sums.of(y, v), sum);
+    }
   }
+}
+
+// The second schedule's first half, shared by threads: by panels, and where those are few, by rows
+// as well, at the cost of expanding the rows between them twice.
+void all_chunks(const Block& b, int64_t image, Element* planes, int64_t plane,
+                const ChannelSums& sums, const Threads& threads) {
+  const int64_t panels = b.expand_panels.count, height = b.d.out_height;
+  const int64_t bands = (height + sums.band - 1) / sums.band;
+  const int64_t parts = panels >= 2 * threads.count ? 1 : std::min(bands, threads.count);
+  threads.parallel(panels * parts, [&](int64_t task) {
+    const Share share(bands, parts, task / panels);
+    const Range rows{share.begin * sums.band, std::min(share.end * sums.band, height)};
+    chunk(b, image, task % panels, rows, planes, plane, sums);
+  });
 }
 
 void scale_planes(const Block& b, Range pixels, const float* gates, Element* planes,
@@ -277,16 +305,26 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
       b.project_panels.vectors * kW * (1 + steps_of(kDataType, b.d.channels, 1));
   const bool gates_weights = gated && 2 * weight_floats < pixels * vectors * kW;
   const bool gates_planes = gated && !gates_weights;
-  float *sums = nullptr, *gates = nullptr, *gated_weights = nullptr;
+  constexpr int64_t kBands = 4, kBandRows = 7;
+  const int64_t band = std::max(kBandRows, (b.d.out_height + kBands - 1) / kBands);
+  ChannelSums sums{nullptr, vectors * kW, band};
+  float *gates = nullptr, *gated_weights = nullptr;
   if (gated) {
-    sums = scratch_floats(Scratch::kSums, 2 * vectors * kW + (gates_weights ? weight_floats : 0));
-    gates = sums + vectors * kW;
-    gated_weights = gates + vectors * kW;
+    gates = scratch_floats(Scratch::kSums,
+                           (1 + kBands) * vectors * kW + (gates_weights ? weight_floats : 0));
+    sums.data = gates + vectors * kW;
+    gated_weights = sums.data + kBands * vectors * kW;
   }
 
-  threads.parallel(b.expand_panels.count,
-                   [&](int64_t panel) { chunk(b, image, panel, planes, plane, sums); });
-  if (gated) squeeze_excite_gates(b.p.squeeze_excite, sums, pixels, gates, threads);
+  all_chunks(b, image, planes, plane, sums, threads);
+  if (gated) {
+    for (int64_t v = 0; v < vectors; ++v) {
+      Vec sum = vload(sums.of(0, v));
+      for (int64_t y = band; y < b.d.out_height; y += band) sum = vadd(sum, vload(sums.of(y, v)));
+      vstore(sums.of(0, v), sum);
+    }
+    squeeze_excite_gates(b.p.squeeze_excite, sums.data, pixels, gates, threads);
+  }
   const float* weights = b.p.project_packed + kPackedHeader;
   if (gates_weights) {
     scale_inputs(weights, b.project_panels, b.d.channels, gates, gated_weights);
