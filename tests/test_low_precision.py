@@ -160,11 +160,11 @@ def test_autocast_of_an_op(any_level, dtype):
 def test_autocast_of_a_compiled_network(native, dtype):
     model, input = small_net(), torch.randn(2, 3, 29, 23)
     theirs, truth = expected(model, input, dtype)
-    for backend in ("fastconv", "aot_eager"):
+    for compiler in ("fastconv", "aot_eager"):
         torch._dynamo.reset()
-        compiled = torch.compile(model, backend=backend)
+        compiled = torch.compile(model, backend=compiler)
         with torch.inference_mode(), torch.autocast("cpu", dtype):
-            assert_as_accurate(compiled(input), theirs, truth, backend)
+            assert_as_accurate(compiled(input), theirs, truth, compiler)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -195,7 +195,7 @@ def test_another_dtype_than_the_weights_is_refused_as_by_pytorch(native):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("value", [torch.inf, torch.nan, 3e38])
 def test_values_at_the_limits_stay_where_they_are(any_level, dtype, value):
-    """Of an odd number of inputs the last is multiplied alone: no neighbour enters with weight 0."""
+    """Of an odd number of inputs the last is multiplied alone: no neighbour has a weight of 0."""
     if value == 3e38:
         value = torch.finfo(dtype).max
     input = torch.zeros(1, 3, 4, 5, dtype=dtype)

@@ -101,7 +101,8 @@ def pack_inverted_residual(
     parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
     if squeeze_excite:
         reduce_weight, reduce_bias, restore_weight, restore_bias = squeeze_excite
-        assert reduce_weight is not None and restore_weight is not None
+        assert reduce_weight is not None
+        assert restore_weight is not None
         parts.append(pack_pointwise(reduce_weight, reduce_bias))
         parts.append(pack_pointwise(restore_weight, restore_bias))
     parts.append(pack_pointwise(project_weight, project_bias))
