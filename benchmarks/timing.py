@@ -16,7 +16,7 @@ from . import peers
 
 # Largest difference to float64, relative to the largest output, that still counts as right.
 TOLERANCE = 1e-4
-LEVELS = ("scalar", "avx2", "avx512")
+LEVELS = ("scalar", "avx2", "avx512", "neon")
 
 
 @dataclass(frozen=True)
