@@ -107,6 +107,10 @@ def restore(model: Model) -> Model:
     Returns:
         the same model
 
+    Raises:
+        TypeError: if the model is not a torch.nn.Module.
+        RuntimeError: if a swapped module has got another class since, such as a parametrization's.
+
     Example:
         >>> model = fastconv.restore(fastconv.swap(model))
     """
@@ -120,19 +124,18 @@ def restore(model: Model) -> Model:
                 f"{type(module).__name__} with another, such as a parametrization's"
             )
     for module in swapped:
-        if isinstance(module, Swapped):
-            strides = module.__dict__.get(_STRIDES, {})
-            for name, weight in _weights(module):
-                if name in strides and len(strides[name]) == weight.dim():
-                    with torch.inference_mode(False):
-                        data = weight.data
-                        weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
-            module._forget()
-            original = original_class(module)
-            for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
-                del module.__dict__[name]
-            module.__dict__.pop("_backend", None)
-            module.__class__ = original
+        strides = module.__dict__.get(_STRIDES, {})
+        for name, weight in _weights(module):
+            if name in strides and len(strides[name]) == weight.dim():
+                with torch.inference_mode(False):
+                    data = weight.data
+                    weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
+        module._forget()
+        original = original_class(module)
+        for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
+            del module.__dict__[name]
+        module.__dict__.pop("_backend", None)
+        module.__class__ = original
     return model
 
 
@@ -145,6 +148,9 @@ def fold(model: Model) -> Model:
 
     Args:
         model: swapped or not; it is not changed
+
+    Raises:
+        RuntimeError: as :func:`restore`.
 
     Example:
         >>> deployed = fastconv.fold(model)
