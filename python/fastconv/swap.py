@@ -45,7 +45,7 @@ def swap(
 
     In eval mode, where no gradient is wanted, it runs native ops on folded and packed weights,
     which are made anew when a parameter, a statistic or a submodule changes. Everywhere else
-    (training, other dtypes and devices, export, tracing, hooks inside) its own forward runs.
+    (training, float64, other devices, export, tracing, hooks inside) its own forward runs.
 
     Args:
         model: any module, in train or eval mode
@@ -55,7 +55,8 @@ def swap(
             those of every network in that format: ``flatten`` them, where ``view`` would need
             contiguous ones. None leaves the weights, and contiguous inputs give contiguous
             outputs, at the price of conversions.
-        dtype: converts the model to it first; the native CPU kernels compute in float32
+        dtype: converts the model to it first. bfloat16 has kernels of its own where the CPU has
+            AVX512_BF16; elsewhere, and for float16, the native kernels compute in float32
         verify: compare each swapped block with its own forward, on `example_inputs`; the errors are
             in the report
         example_inputs: a tensor, or a tuple of the arguments of the model; by default one random
