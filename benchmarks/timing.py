@@ -21,7 +21,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 OF_EAGER = 2
 # How many different images a batch has. Odd: tiles of 2, 4, 8 ... images meet different ones.
 IMAGES = 5
-LEVELS = ("scalar", "avx2", "avx512")
+LEVELS = ("scalar", "avx2", "avx512", "neon")
 
 
 @dataclass(frozen=True)

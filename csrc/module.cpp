@@ -95,7 +95,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa_levels", &fastconv::level_names, "The levels that this CPU runs, smallest first.");
   m.def("cache_sizes", &fastconv::caches, "Bytes of the data caches of one core.");
   m.def("measure_fma_peak", &fastconv::measure_fma_peak, py::arg("level"), py::arg("seconds"),
-        "GFLOP/s of one thread that does nothing but FMAs at a level: 0 scalar, 1 avx2, 2 avx512.");
+        "GFLOP/s of one thread that does nothing but FMAs at a level: 0 scalar, 1 avx2, 2 avx512, "
+        "3 neon.");
   m.def("plan_inverted_residual", &fastconv::plan, py::arg("height"), py::arg("width"),
         py::arg("in_channels"), py::arg("mid_channels"), py::arg("out_channels"), py::arg("kernel"),
         py::arg("stride"), py::arg("squeeze_excite"), py::arg("lanes"), py::arg("l1"),

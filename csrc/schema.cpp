@@ -16,7 +16,7 @@ void define(torch::stable::detail::StableLibrary& m, const char* name, const cha
 
 int64_t isa(int64_t level) {
   if (level >= 0) {
-    const bool known = level <= static_cast<int64_t>(Isa::kAvx512);
+    const bool known = level <= static_cast<int64_t>(Isa::kNeon);
     FASTCONV_CHECK(known && select_isa(static_cast<Isa>(level)), "isa", "level",
                    text("be -1 or a level that this CPU and this build have: ", isa_level_names()),
                    level);
@@ -75,8 +75,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   // A chain of inference ops, each on what the one before it wrote. steps: 19 numbers for each, as
   // csrc/ops/sequential.cpp reads them; packed: the weights of all, one after the other.
   m.def("sequential(Tensor input, int[] steps, Tensor packed) -> Tensor");
-  // -1 asks for the level in use; 0, 1, 2 select scalar, avx2, avx512. Weights packed before belong
-  // to the old level.
+  // -1 asks for the level in use; 0, 1, 2, 3 select scalar, avx2, avx512, neon. Weights packed
+  // before belong to the old level.
   m.def("isa(int level) -> int");
 }
 

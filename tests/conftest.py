@@ -9,7 +9,7 @@ import torch
 import fastconv
 from fastconv import _library, backend
 
-ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2}
+ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
 
 
 def usable_levels() -> list[str]:

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -164,3 +165,27 @@ def test_two_weights_with_equal_values_do_not_mix():
     second.neg_()
     call(first)
     call(second)
+
+
+def test_threads_share_packed_weights(native):
+    """All threads find the same packed weights, also while weights change and are forgotten."""
+    inputs = [torch.randn(1, 24, 9, 7) for _ in range(16)]
+    shared = torch.randn(40, 24, 1, 1)
+    expected = [fastconv.pointwise_conv2d(input, shared, None) for input in inputs]
+    folding.clear_cache()
+    wrong = []
+
+    def work(index: int) -> None:
+        for round_index in range(30):
+            at = (index + round_index) % len(inputs)
+            if not torch.equal(fastconv.pointwise_conv2d(inputs[at], shared, None), expected[at]):
+                wrong.append((index, round_index))
+            own = shared * 2  # lives for one call
+            fastconv.pointwise_conv2d(inputs[at], own, None)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    assert not wrong
+    del work
+    gc.collect()
+    assert len(folding._entries) == 1

@@ -117,7 +117,7 @@ def test_isa_override():
     for level in levels:
         result = run("import fastconv; print(fastconv.info()['isa'])" + USE, FASTCONV_ISA=level)
         assert result.stdout.split() == [level, "True"], result.stderr
-    for name in {"foo", "AVX2", "avx512"} - set(levels):
+    for name in {"foo", "AVX2", "avx512", "neon"} - set(levels):
         result = run("import fastconv", FASTCONV_ISA=name)
         message = f"FASTCONV_ISA must be one of {', '.join(levels)} on this CPU, got {name}"
         assert result.returncode == 1

@@ -17,6 +17,10 @@ extern const KernelTable table;
 namespace avx512_bf16 {
 extern const KernelTable table;
 }
+#elif defined(__aarch64__)
+namespace neon {
+extern const KernelTable table;
+}
 #endif
 
 namespace {
@@ -37,6 +41,9 @@ const KernelTable* kernels_of(Isa isa, DataType type) {
       return &avx512::table;
     case Isa::kAvx2:
       return &avx2::table;
+#elif defined(__aarch64__)
+    case Isa::kNeon:
+      return &neon::table;
 #endif
     case Isa::kScalar:
       return &scalar::table;

@@ -9,7 +9,7 @@
 namespace fastconv {
 namespace {
 
-constexpr Isa kAllLevels[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
+constexpr Isa kAllLevels[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512, Isa::kNeon};
 constexpr long kDefaultL1d = 32 * 1024;
 constexpr long kDefaultL2 = 512 * 1024;
 
@@ -26,6 +26,8 @@ CpuFeatures detect() {
   f.avx512vl = __builtin_cpu_supports("avx512vl");
   f.avx512vnni = __builtin_cpu_supports("avx512vnni");
   f.avx512bf16 = __builtin_cpu_supports("avx512bf16");
+#elif defined(__aarch64__)
+  f.neon = true;
 #endif
   return f;
 }
@@ -51,7 +53,8 @@ std::vector<std::pair<const char*, bool>> cpu_feature_list() {
           {"avx512dq", f.avx512dq},
           {"avx512vl", f.avx512vl},
           {"avx512vnni", f.avx512vnni},
-          {"avx512bf16", f.avx512bf16}};
+          {"avx512bf16", f.avx512bf16},
+          {"neon", f.neon}};
 }
 
 const char* isa_name(Isa isa) {
@@ -62,6 +65,8 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kNeon:
+      return "neon";
   }
   return "unknown";
 }
@@ -76,6 +81,8 @@ bool isa_supported(Isa isa) {
       return avx2;
     case Isa::kAvx512:
       return avx2 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
+    case Isa::kNeon:
+      return f.neon;
   }
   return false;
 }

@@ -8,8 +8,8 @@
 
 namespace fastconv {
 
-// Levels are ordered: a CPU that runs one runs every smaller one.
-enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+// The levels of one architecture are ordered: a CPU that runs one runs every smaller one.
+enum class Isa : int { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3 };
 
 struct CpuFeatures {
   bool avx2 = false;
@@ -20,13 +20,14 @@ struct CpuFeatures {
   bool avx512vl = false;
   bool avx512vnni = false;
   bool avx512bf16 = false;
+  bool neon = false;  // part of every AArch64 CPU
 };
 
 const CpuFeatures& cpu_features();
 // The same as (name, value) pairs, for display.
 std::vector<std::pair<const char*, bool>> cpu_feature_list();
 
-// "scalar", "avx2" or "avx512".
+// "scalar", "avx2", "avx512" or "neon".
 const char* isa_name(Isa isa);
 // Whether this CPU runs the level and this build contains it.
 bool isa_supported(Isa isa);

@@ -10,7 +10,8 @@ namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 namespace {
 
-// Registers: MR * NV accumulators + NV of B + one broadcast. AVX2 6x2, 4x3; AVX-512 6x4, 8x3, 12x2.
+// Registers: MR * NV accumulators + NV of B + one broadcast. AVX2 6x2, 4x3; AVX-512 and NEON 6x4,
+// 8x3, 12x2.
 constexpr int kMaxPanel = kRegisters == 32 ? 4 : 3;
 
 constexpr int max_rows(int nv) {
@@ -23,7 +24,7 @@ constexpr int max_rows(int nv) {
 // peak with 8x3, 91-94 % with 5x3).
 int64_t best_rows(int nv, int64_t steps, bool half) {
   constexpr int64_t kShort = 32;
-  if (kRegisters == 32 && half && nv == 2) return 4;
+  if (kHasHalf && half && nv == 2) return 4;
   if (kRegisters == 32 && steps <= kShort && nv >= 3) return nv == 4 ? 4 : 5;
   return max_rows(nv);
 }
@@ -46,17 +47,24 @@ constexpr Broadcast kBroadcastLast;
 
 // Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
 // unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
-// % of peak; unrolled by 8, 64-97 %).
+// % of peak; unrolled by 8, 64-97 %). In a copy of the accumulators, which nothing else points to:
+// on NEON gcc otherwise also stores them at every k in tiles of 8 and more rows.
+//
+// On NEON gcc makes of a broadcast and its FMAs a scalar load and FMAs by lane: 6x4 takes 36
+// instructions a k, of which 24 are FMAs, 2 paired loads of B and 6 loads of A. Whole vectors of A,
+// four k at a time, would not fit: 24 + 4 + 6 registers.
 template <int MR, int NV>
 FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t length, const float* b,
                                       Vec (&acc)[MR * NV]) {
+  Vec sum[MR * NV];
+  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) sum[i] = acc[i];
   const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
     Vec bv[NV];
     FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
       const Vec av = broadcast(a + i * row + k);
-      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) acc[i * NV + j] =
-          vdot(av, bv[j], acc[i * NV + j]);
+      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) sum[i * NV + j] =
+          vdot(av, bv[j], sum[i * NV + j]);
     }
     b += NV * kW;
   };
@@ -65,6 +73,7 @@ FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t len
   if constexpr (kStep > 1) {
     if (k < length) step(k, kBroadcastLast);
   }
+  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = sum[i];
   return b;
 }
 
@@ -451,7 +460,7 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
       case 3:
         panel_rows<3>(s, m, ahead, single_pixel);
         break;
-#if defined(FASTCONV_ISA_AVX512) || defined(FASTCONV_ISA_WIDE)
+#if defined(FASTCONV_ISA_AVX512) || defined(FASTCONV_ISA_NEON) || defined(FASTCONV_ISA_WIDE)
       case 4:
         panel_rows<4>(s, m, ahead, single_pixel);
         break;

@@ -11,6 +11,8 @@ const KernelTable table = {
     Isa::kAvx512,
 #elif defined(FASTCONV_ISA_AVX2)
     Isa::kAvx2,
+#elif defined(FASTCONV_ISA_NEON)
+    Isa::kNeon,
 #else
     Isa::kScalar,
 #endif

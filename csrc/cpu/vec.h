@@ -6,7 +6,7 @@
 // Half is half a Vec; kHasHalf: it costs half as much.
 //
 // Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32
-// for AVX-512.
+// for AVX-512 and NEON.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,9 @@
 #elif defined(FASTCONV_ISA_AVX2)
 #include <immintrin.h>
 #define FASTCONV_ISA_NAMESPACE avx2
+#elif defined(FASTCONV_ISA_NEON)
+#include <arm_neon.h>
+#define FASTCONV_ISA_NAMESPACE neon
 #elif defined(FASTCONV_ISA_WIDE)
 // Test-only level: the 16-lane, 32-register tiles of AVX-512 on any CPU.
 #if defined(FASTCONV_BFLOAT16)
@@ -119,6 +122,49 @@ FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
 }
 
+#elif defined(FASTCONV_ISA_NEON)
+
+using Vec = float32x4_t;
+constexpr int kW = 4;
+constexpr int kRegisters = 32;
+
+FASTCONV_INLINE Vec vzero() { return vdupq_n_f32(0.f); }
+FASTCONV_INLINE Vec vset(float x) { return vdupq_n_f32(x); }
+FASTCONV_INLINE Vec vload(const float* p) { return vld1q_f32(p); }
+FASTCONV_INLINE void vstore(float* p, Vec x) { vst1q_f32(p, x); }
+FASTCONV_INLINE Vec vload_first(const float* p, int n) {
+  const float32x2_t none = vdup_n_f32(0.f);
+  switch (n) {
+    case 1:
+      return vcombine_f32(vld1_lane_f32(p, none, 0), none);
+    case 2:
+      return vcombine_f32(vld1_f32(p), none);
+    case 3:
+      return vcombine_f32(vld1_f32(p), vld1_lane_f32(p + 2, none, 0));
+    case 4:
+      return vload(p);
+    default:
+      return vzero();
+  }
+}
+FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
+  if (n >= 4) return vstore(p, x);
+  if (n >= 2) vst1_f32(p, vget_low_f32(x));
+  if (n == 1) vst1q_lane_f32(p, x, 0);
+  if (n == 3) vst1q_lane_f32(p + 2, x, 2);
+}
+FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return vaddq_f32(a, b); }
+FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return vsubq_f32(a, b); }
+FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return vmulq_f32(a, b); }
+FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return vdivq_f32(a, b); }
+// NaN in either operand gives NaN: data as the second operand survives a clamp here, too.
+FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return vminq_f32(a, b); }
+FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return vmaxq_f32(a, b); }
+FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
+  return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(x), 23));
+}
+
 #else
 
 #if defined(FASTCONV_ISA_WIDE)
@@ -177,7 +223,7 @@ FASTCONV_INLINE Vec vmul_exp2(Vec p, Vec n) {
 #if defined(FASTCONV_ISA_AVX512)
 constexpr bool kHasHalf = true;
 #else
-constexpr bool kHasHalf = kRegisters == 32;
+constexpr bool kHasHalf = kRegisters == 32 && kW > 4;
 typedef float Half __attribute__((vector_size(2 * kW)));
 FASTCONV_INLINE Half vload_half(const float* p) {
   Half x;

@@ -81,12 +81,8 @@ def _channels(row: Sequence[Unit]) -> int:
 def _units_recipe(
     row: Sequence[Unit], residual: bool = False, end: str = "none", certain: bool = False
 ) -> Recipe:
-    build = partial(_build_units, tuple(row), residual, end)
+    build = partial(native_units, tuple(row), residual, end=end)
     return Recipe(_name(row), tuple(row), _channels(row), build, certain)
-
-
-def _build_units(row: tuple[Unit, ...], residual: bool, end: str, pack: bool) -> Native | None:
-    return native_units(row, residual, pack, end)
 
 
 def _name(row: Sequence[Unit]) -> str:
@@ -187,7 +183,7 @@ def _build_residual(
 
 def _pointwise_with_residual(
     stage: Stage, end: str, pack: bool
-) -> Callable[[Tensor, Tensor], Tensor] | None:
+) -> Callable[[Tensor, Tensor], Tensor]:
     native = native_convolution(stage, pack)
     packed = None if native is None else native.packed
     weight, bias = stage.operands(pack)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .nn._chain import are_steps, composed, native_chain
+from .nn._chain import are_steps, native_chain
 from .nn._fused import FusedModule, Native, original_class
 from .nn._parts import is_supported
-from .nn._units import Unit, first_unit, is_identity, native_units
+from .nn._units import Unit, first_unit, in_a_row, is_identity, native_units
 from .nn.linear import native_linear
 from .ops._sequential import Step, StepKind
 
@@ -162,9 +162,8 @@ def build_sequence(items: Sequence[Item], pack: bool) -> Native | None:
         open_steps = steps
     natives = [_group(group, pack) for group in groups]
     parts = [native for native in natives if native is not None]
-    if len(parts) < len(natives):
-        return None
-    return parts[0] if len(parts) == 1 else _in_a_row(parts)
+    # What could be packed as one is one group already.
+    return in_a_row(parts, False) if len(parts) == len(natives) else None
 
 
 def _may_join(groups: Sequence[Sequence[Item]], item: Item) -> bool:
@@ -184,7 +183,7 @@ def _group(group: Sequence[Item], pack: bool) -> Native | None:
                 return None
             native = _called(item.module, item.pooled)
         natives.append(native)
-    return natives[0] if len(natives) == 1 else _in_a_row(natives)
+    return in_a_row(natives, False)
 
 
 def _called(module: nn.Module, pooled: bool) -> Native:
@@ -192,11 +191,3 @@ def _called(module: nn.Module, pooled: bool) -> Native:
     if pooled:
         return Native(lambda _, x: _mean(module(x)), None, None)
     return Native(lambda _, x: module(x), None, None)
-
-
-def _in_a_row(natives: Sequence[Native]) -> Native:
-    steps: tuple[Step, ...] | None = ()
-    for native in natives:
-        steps = None if steps is None or native.steps is None else steps + native.steps
-    run = composed([native.run() for native in natives])
-    return Native(lambda _, x: run(x), None, steps)

@@ -105,7 +105,7 @@ def _surroundings() -> str | None:
 
 @contextmanager
 def use_isa(level: int) -> Iterator[None]:
-    """Runs the native ops at an instruction set: 0 scalar, 1 AVX2, 2 AVX-512. For tests.
+    """Runs the native ops at an instruction set: 0 scalar, 1 AVX2, 2 AVX-512, 3 NEON. For tests.
 
     The setting is the process's. Cached packed weights are dropped, because they belong to the
     instruction set that packed them.

@@ -185,8 +185,8 @@ def _pack_and_remember(
     watched = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in present]
     with torch.no_grad():
         result = pack(*tensors)
+    _entries.pop(key, None)  # the newest is the last
     _entries[key] = _Entry(watched, backend.isa_generation, result)
-    _entries.move_to_end(key)
     while len(_entries) > CACHE_ENTRIES:
         _entries.popitem(last=False)
     return result

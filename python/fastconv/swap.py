@@ -45,7 +45,7 @@ def swap(
 
     In eval mode, where no gradient is wanted, it runs native ops on folded and packed weights,
     which are made anew when a parameter, a statistic or a submodule changes. Everywhere else
-    (training, other dtypes and devices, export, tracing, hooks inside) its own forward runs.
+    (training, float64, other devices, export, tracing, hooks inside) its own forward runs.
 
     Args:
         model: any module, in train or eval mode
@@ -55,7 +55,8 @@ def swap(
             those of every network in that format: ``flatten`` them, where ``view`` would need
             contiguous ones. None leaves the weights, and contiguous inputs give contiguous
             outputs, at the price of conversions.
-        dtype: converts the model to it first; the native CPU kernels compute in float32
+        dtype: converts the model to it first. bfloat16 has kernels of its own where the CPU has
+            AVX512_BF16; elsewhere, and for float16, the native kernels compute in float32
         verify: compare each swapped block with its own forward, on `example_inputs`; the errors are
             in the report
         example_inputs: a tensor, or a tuple of the arguments of the model; by default one random
@@ -107,6 +108,10 @@ def restore(model: Model) -> Model:
     Returns:
         the same model
 
+    Raises:
+        TypeError: if the model is not a torch.nn.Module.
+        RuntimeError: if a swapped module has got another class since, such as a parametrization's.
+
     Example:
         >>> model = fastconv.restore(fastconv.swap(model))
     """
@@ -120,19 +125,18 @@ def restore(model: Model) -> Model:
                 f"{type(module).__name__} with another, such as a parametrization's"
             )
     for module in swapped:
-        if isinstance(module, Swapped):
-            strides = module.__dict__.get(_STRIDES, {})
-            for name, weight in _weights(module):
-                if name in strides and len(strides[name]) == weight.dim():
-                    with torch.inference_mode(False):
-                        data = weight.data
-                        weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
-            module._forget()
-            original = original_class(module)
-            for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
-                del module.__dict__[name]
-            module.__dict__.pop("_backend", None)
-            module.__class__ = original
+        strides = module.__dict__.get(_STRIDES, {})
+        for name, weight in _weights(module):
+            if name in strides and len(strides[name]) == weight.dim():
+                with torch.inference_mode(False):
+                    data = weight.data
+                    weight.data = data.new_empty_strided(data.shape, strides[name]).copy_(data)
+        module._forget()
+        original = original_class(module)
+        for name in [n for n in module.__dict__ if n.startswith("_fastconv_")]:
+            del module.__dict__[name]
+        module.__dict__.pop("_backend", None)
+        module.__class__ = original
     return model
 
 
@@ -145,6 +149,9 @@ def fold(model: Model) -> Model:
 
     Args:
         model: swapped or not; it is not changed
+
+    Raises:
+        RuntimeError: as :func:`restore`.
 
     Example:
         >>> deployed = fastconv.fold(model)

@@ -72,6 +72,31 @@ void test_pointwise(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k,
         });
 }
 
+// NaN in one pixel stays NaN there, whatever the activation, and reaches no other pixel.
+void test_nan(Draw& draw) {
+  constexpr int64_t kPixels = 7, kDepth = 3, kOutputs = 33, kWrong = 2;
+  Floats input = draw.floats(kPixels * kDepth);
+  input[kWrong * kDepth] = NAN;
+  const Floats weight = draw.floats(kOutputs * kDepth);
+  for (int i = 0; i < kActivationCount; ++i) {
+    for (const Level& level : levels()) {
+      const Activation activation = static_cast<Activation>(i);
+      const Floats packed = pack_pointwise(level, weight, kOutputs, kDepth, {});
+      const Elements elements(level, input);
+      Elements output(level, Floats(kPixels * kOutputs));
+      const PointwiseConv2dParams p{
+          1, 1,          kPixels,         kDepth,        1,       kPixels, kOutputs,     1,
+          1, activation, elements.data(), packed.data(), nullptr, nullptr, output.data()};
+      level.table->pointwise_conv2d(p, kAlone);
+      const Floats got = output.floats();
+      bool right = true;
+      for (std::size_t at = 0; at < got.size(); ++at)
+        right = right && std::isnan(got[at]) == (at / kOutputs == kWrong);
+      score().count(level, "nan", right ? "" : describe(activation));
+    }
+  }
+}
+
 void test_depthwise(Draw& draw, const int64_t (&size)[3], int64_t c, const Window& s) {
   Floats input;
   const Map image = draw_map(draw, size[0], size[1], size[2], c, &input);
@@ -203,6 +228,7 @@ void test_linear(Draw& draw, int64_t n, int64_t c, int64_t k) {
 
 void test_convolutions(Draw& draw) {
   test_pack(draw);
+  test_nan(draw);
   for (int64_t c : kChannels) {
     for (const auto& kernel : kKernels) {
       for (const auto& stride : kStrides) {

@@ -34,12 +34,22 @@ struct Level {
   int64_t lanes;
 };
 
+inline int64_t lanes_of(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return 16;
+    case Isa::kAvx2:
+      return 8;
+    default:
+      return 4;
+  }
+}
+
 // Those of this CPU, and the tiles of AVX-512 in portable vectors; for each type of element.
 inline const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
-    for (Isa isa : isa_levels())
-      found.push_back({isa_name(isa), kernels_of(isa), 4 << static_cast<int>(isa)});
+    for (Isa isa : isa_levels()) found.push_back({isa_name(isa), kernels_of(isa), lanes_of(isa)});
     if (const KernelTable* table = kernels_of(Isa::kAvx512, DataType::kBfloat16))
       found.push_back({"avx512_bf16", table, 16});
     found.push_back({"wide", &wide::table, 16});
@@ -130,6 +140,11 @@ class Score {
     }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed;
+  }
+  // Whether `op` passed at the level of this name at least once.
+  bool has_passed(const std::string& op, const std::string& level) const {
+    const auto found = scores_.find({op, level});
+    return found != scores_.end() && found->second.first > 0;
   }
 
  private:

@@ -168,7 +168,12 @@ def native_stages(read: list[Stage | Excite | None], residual: bool, pack: bool)
         return segments[0].make(residual, pack)
     made = [segment.make(False, pack) for segment in segments]
     natives = [native for native in made if native is not None]
-    return _in_a_row(natives, residual, pack) if len(natives) == len(made) else None
+    if len(natives) < len(made):
+        return None
+    if not residual:
+        return in_a_row(natives, pack)
+    run = composed([native.run() for native in natives])
+    return Native(lambda _, x: run(x).add_(x), None, None)
 
 
 def _first_segment(read: Sequence[Stage | Excite | None]) -> _Segment | None:
@@ -208,13 +213,14 @@ def _is_depthwise(stage: Stage | Excite | None) -> bool:
     return isinstance(stage, Stage) and stage.is_depthwise
 
 
-def _in_a_row(natives: Sequence[Native], residual: bool, pack: bool) -> Native | None:
-    run = composed([native.run() for native in natives])
-    if residual:
-        return Native(lambda _, x: run(x).add_(x), None, None)
+def in_a_row(natives: Sequence[Native], pack: bool) -> Native:
+    """One native form that runs these one after the other, as one call if they are steps."""
+    if len(natives) == 1:
+        return natives[0]
     steps = tuple(step for native in natives for step in native.steps or ())
     packed = [native.packed for native in natives if native.packed is not None]
     complete = all(native.steps for native in natives) and are_steps(steps)
-    if len(natives) == 1 or (pack and complete and len(packed) == len(natives)):
-        return natives[0] if len(natives) == 1 else row_of_steps(steps, torch.cat(packed))
+    if pack and complete and len(packed) == len(natives):
+        return row_of_steps(steps, torch.cat(packed))
+    run = composed([native.run() for native in natives])
     return Native(lambda _, x: run(x), None, steps if complete else None)

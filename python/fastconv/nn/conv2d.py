@@ -16,7 +16,7 @@ class Conv2d(FusedModule, nn.Conv2d):
     """:class:`torch.nn.Conv2d` with native inference: same arguments, same state_dict.
 
     In eval mode, where no gradient is wanted, 1x1 and depthwise convolutions, and dense ones
-    without dilation, run as one native op on packed weights, for float32 on the CPU. Everything
+    without dilation, run as one native op on packed weights on the CPU. Everything
     else is torch.nn.Conv2d. The native result is channels_last.
 
     Example:

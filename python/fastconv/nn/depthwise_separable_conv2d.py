@@ -22,7 +22,7 @@ class DepthwiseSeparableConv2d(FusedModule, nn.Sequential):
         depthwise_activation_layer, activation_layer: module classes, or None for no activation
 
     Keys of the state_dict are 0.0, 0.1 (depthwise) and 1.0, 1.1 (1x1). In eval mode, where no
-    gradient is wanted, float32 on the CPU is one native op.
+    gradient is wanted, this is one native op on the CPU.
 
     Example:
         >>> block = fastconv.nn.DepthwiseSeparableConv2d(32, 64, stride=2)

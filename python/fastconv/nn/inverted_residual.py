@@ -30,8 +30,8 @@ class InvertedResidual(FusedModule):
             project, such as ``lambda mid: fastconv.nn.SqueezeExcite(mid, mid // 4)``
 
     The first five arguments and the keys of the state_dict (conv.0.0 ...) are those of
-    torchvision's MobileNetV2. In eval mode, where no gradient is wanted, float32 on the CPU is one
-    native op.
+    torchvision's MobileNetV2. In eval mode, where no gradient is wanted, this is one native op on
+    the CPU.
 
     Example:
         >>> block = fastconv.nn.InvertedResidual(24, 24, stride=1, expand_ratio=6)

@@ -12,7 +12,7 @@ from ._parts import are_native
 class Linear(FusedModule, nn.Linear):
     """:class:`torch.nn.Linear` with native inference: same arguments, same state_dict.
 
-    In eval mode, where no gradient is wanted, 2-D float32 inputs on the CPU run as one native op on
+    In eval mode, where no gradient is wanted, 2-D inputs on the CPU run as one native op on
     packed weights. Everything else is torch.nn.Linear.
 
     Example:

@@ -65,7 +65,7 @@ class MBConv(FusedModule):
         stochastic_depth_prob: see :class:`StochasticDepth`; only where the input is added
 
     Keys of the state_dict (block.0.0 ...) are those of torchvision's MobileNetV3 and EfficientNet.
-    In eval mode, where no gradient is wanted, float32 on the CPU is one native op.
+    In eval mode, where no gradient is wanted, this is one native op on the CPU.
 
     Raises:
         ValueError: for another stride.

@@ -27,9 +27,9 @@ def conv2d_bias_act(
 ) -> Tensor:
     """Computes ``activation(conv2d(input) + bias)`` in one pass.
 
-    The kernel is made for the first layer of a network, with its three input channels. Native for
-    float32 on the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs
-    as plain PyTorch.
+    The kernel is made for the first layer of a network, with its three input channels. Native on
+    the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs as plain
+    PyTorch.
 
     Args:
         input: (N, C, H, W)

@@ -26,7 +26,7 @@ def depthwise_conv2d(
 ) -> Tensor:
     """Computes ``activation(depthwise convolution + bias)`` in one pass.
 
-    Native for float32 on the CPU with depth multiplier m = 1, in any memory layout; everything
+    Native on the CPU with depth multiplier m = 1, in any memory layout; everything
     else runs as plain PyTorch.
 
     Args:

@@ -38,7 +38,7 @@ def depthwise_separable_conv2d(
     """Computes a depthwise convolution, its activation, and a 1x1 convolution in one pass:
     ``activation(pointwise(depthwise_activation(depthwise(input))) + residual)``, each with bias.
 
-    Native for float32 on the CPU with depth multiplier 1, in any memory layout; everything else
+    Native on the CPU with depth multiplier 1, in any memory layout; everything else
     runs as plain PyTorch.
 
     Args:

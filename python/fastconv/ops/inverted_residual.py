@@ -49,8 +49,8 @@ def inverted_residual(
     """Computes expand (1x1), depthwise and project (1x1) convolutions in one pass:
     ``project(activation(depthwise(activation(expand(input))))) + residual``, each with bias.
 
-    The two expanded tensors, the largest of the block, never go to memory. Native for float32 on
-    the CPU with depth multiplier 1, in any memory layout; everything else runs as plain PyTorch.
+    The two expanded tensors, the largest of the block, never go to memory. Native on the CPU with
+    depth multiplier 1, in any memory layout; everything else runs as plain PyTorch.
 
     Args:
         input: (N, C, H, W)

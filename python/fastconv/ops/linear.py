@@ -15,7 +15,7 @@ _TENSORS = ("input", "weight", "bias")
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computes ``input @ weight.T + bias``, for the classifier at a network's end.
 
-    Native for float32 on the CPU; everything else runs as plain PyTorch.
+    Native on the CPU; everything else runs as plain PyTorch.
 
     Args:
         input: (N, C)

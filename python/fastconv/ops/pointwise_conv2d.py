@@ -27,7 +27,7 @@ def pointwise_conv2d(
     """Computes ``activation(conv1x1(input * input_scale) + bias + residual)`` in one pass.
 
     The residual is added before the activation, as ResNet does; MobileNet has no activation there.
-    Native for float32 on the CPU, in any memory layout; everything else runs as plain PyTorch.
+    Native on the CPU, in any memory layout; everything else runs as plain PyTorch.
     Packed weights are remembered while the weight lives: see :func:`fastconv.folding.clear_cache`.
 
     Args:

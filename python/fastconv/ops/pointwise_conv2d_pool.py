@@ -18,7 +18,7 @@ def pointwise_conv2d_pool(
     """Computes the mean over H and W of ``activation(conv1x1(input) + bias)``.
 
     The convolution's output, the largest tensor of a mobile network's end, is never written.
-    Native for float32 on the CPU, in any memory layout; everything else runs as plain PyTorch.
+    Native on the CPU, in any memory layout; everything else runs as plain PyTorch.
 
     Args:
         input: (N, C, H, W)

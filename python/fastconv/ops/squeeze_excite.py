@@ -25,7 +25,7 @@ def squeeze_excite(
 ) -> Tensor:
     """Computes ``input * gate(expand(activation(reduce(mean of input over H and W))))``.
 
-    Native for float32 on the CPU, in any memory layout; everything else runs as plain PyTorch.
+    Native on the CPU, in any memory layout; everything else runs as plain PyTorch.
 
     Args:
         input: (N, C, H, W)
