@@ -69,10 +69,15 @@ def network(name: str, size: int = 224) -> nn.Module:
     and shows no mistake in the layers before.
     """
     with torch.random.fork_rng(devices=[]):
-        source = _ORIGINALS.get(name, f"torchvision:{name}")
-        model = _resolve.resolve(source).module.requires_grad_(False)
+        model = unfitted_network(name)
         _resolve.randomize_norms(model, (3, size, size))
     return model
+
+
+def unfitted_network(name: str) -> nn.Module:
+    """The same as it is made: nothing has run yet, so that nothing has been allocated for that."""
+    source = _ORIGINALS.get(name, f"torchvision:{name}")
+    return _resolve.resolve(source).module.requires_grad_(False)
 
 
 def traffic(module: nn.Module, input_shape: tuple[int, ...]) -> int:

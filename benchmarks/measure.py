@@ -19,7 +19,7 @@ from fastconv import _runtimes
 
 from . import machine, peers, timing
 from .bandwidth import measure_bandwidths
-from .layers import layers, network, random_input
+from .layers import layers, random_input, unfitted_network
 from .networks import Setting, fast_network, find
 
 
@@ -74,7 +74,7 @@ def measure_layers(op: str, quick: bool) -> list[dict[str, Any]]:
 def measure_memory(setting: Setting, contender: str) -> dict[str, float]:
     """Resident memory of inference: what it grows by at its peak, and the process's peak, in MB."""
     torch.set_num_threads(setting.threads)
-    module = network(setting.network, setting.size)
+    module = unfitted_network(setting.network)
     input = random_input(setting.shape)
     if contender == peers.OURS:
         model = fast_network(setting.network, module)
