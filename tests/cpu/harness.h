@@ -19,12 +19,14 @@
 #include "reference.h"
 
 namespace fastconv {
+#if defined(FASTCONV_TEST_WIDE)
 namespace wide {
 extern const KernelTable table;
 }
 namespace wide_bf16 {
 extern const KernelTable table;
 }
+#endif
 
 namespace test {
 
@@ -45,15 +47,18 @@ inline int64_t lanes_of(Isa isa) {
   }
 }
 
-// Those of this CPU, and the tiles of AVX-512 in portable vectors; for each type of element.
+// Those of this CPU, and the tiles of AVX-512 in portable vectors where they are built; for each
+// type of element.
 inline const std::vector<Level>& levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
     for (Isa isa : isa_levels()) found.push_back({isa_name(isa), kernels_of(isa), lanes_of(isa)});
     if (const KernelTable* table = kernels_of(Isa::kAvx512, DataType::kBfloat16))
       found.push_back({"avx512_bf16", table, 16});
+#if defined(FASTCONV_TEST_WIDE)
     found.push_back({"wide", &wide::table, 16});
     found.push_back({"wide_bf16", &wide_bf16::table, 16});
+#endif
     return found;
   }();
   return all;
