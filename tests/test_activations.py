@@ -18,7 +18,7 @@ EXACT = {
 # As csrc/cpu/activate.h states them: for |x| <= 16, and for |x| <= 87. Without fused multiply-add
 # the argument of the exponential is rounded once more.
 FUSED = {"hardswish": (3, 3), "hardsigmoid": (2, 2), "silu": (6, 22), "sigmoid": (6, 22)}
-TWICE_ROUNDED = FUSED | {"silu": (16, 63), "sigmoid": (16, 63)}
+TWICE_ROUNDED = FUSED | {"silu": (17, 63), "sigmoid": (17, 63)}
 
 
 @pytest.fixture(params=[f"native-{level}" for level in LEVELS or ["scalar"]])
@@ -56,7 +56,7 @@ def test_bfloat16(any_level, name):
     x = x[: len(x) // 1000 * 1000]
     truth = EXACT[name](x.double())
     error = (applied(name, x).double() - truth).abs()
-    half_unit, estimate = 2.0**-9, 2.0**-11 if backend.has_bfloat16 else 2.0**-18
+    half_unit, estimate = 2.0**-8, 2.0**-11 if backend.has_bfloat16 else 2.0**-18
     # hardswish and hardsigmoid end in a difference near -3.
     cancelled = 2.0**-22 if name.startswith("hard") else 0
     assert bool((error <= (half_unit + estimate) * truth.abs() + cancelled + 1e-37).all())

@@ -123,13 +123,13 @@ def test_network(native, torchvision, name):
         return
     blocks = [m for m in ours.modules() if isinstance(m, MBConv)]
     assert len(blocks) > 10
-    # Blocks with squeeze-and-excitation are one op each; all between them is one, too.
-    excited = [b for b in blocks if any(isinstance(m, SqueezeExcite) for m in b.modules())]
-    assert calls.names.count("inverted_residual") >= len(excited)
     dense = {"conv2d_bias_act", "pointwise_conv2d"}
-    assert set(calls.names) <= {"inverted_residual", "sequential", "linear", *dense}
+    assert set(calls.names) <= {"sequential", "linear", *dense}
     joined = [one for one, two in itertools.pairwise(calls.names) if one == two == "sequential"]
     assert not joined
+    if not name.startswith("efficientnet_v2"):  # whose first blocks have dense convolutions
+        # Everything but a last layer behind a dropout is one call.
+        assert calls.names in (["sequential"], ["sequential", "linear"])
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])

@@ -58,10 +58,13 @@ FASTCONV_INLINE Vec vexp2_fraction(Vec f) {
 }
 
 // a / (1 + exp(-x)); exp(-x) = 2^n 2^f with n an integer. For a = 1 or x within 6 ulp where |x| <=
-// 16, 21 ulp to 87 (16 and 63 where FMA rounds twice; 2^-11 of the value if it estimates). Levels
+// 16, 22 ulp to 87 (17 and 63 where FMA rounds twice; 2^-11 of the value if it estimates). Levels
 // without vscalefps saturate beyond.
 FASTCONV_INLINE Vec vover_one_plus_exp(Vec a, Vec x) {
-#if !defined(FASTCONV_ISA_AVX512)
+  // Far outside, nothing of x would be left in its fraction.
+#if defined(FASTCONV_ISA_AVX512)
+  x = clamp(x, vset(-104.f), vset(104.f));
+#else
   x = clamp(x, vset(-87.f), vset(87.f));
 #endif
   Vec f;
