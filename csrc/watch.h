@@ -33,8 +33,8 @@ inline std::uint64_t version_of(PyObject*) { return 0; }
 class Watch {
  public:
   // slots: (dict, key, value): that dict has this very value there; where value is Ellipsis, none.
-  // sizes: (dict, size). tensors: their data stays where it is and, but for tensors made in
-  // inference mode, their version counters stand still.
+  // sizes: (dict, size). tensors: their data stays where it is and their version counters stand
+  // still, where they have one: not in inference mode.
   Watch(const py::list& slots, const py::list& sizes, const py::list& tensors) {
     for (const py::handle item : slots) {
       const auto [dict, key, value] = item.cast<std::tuple<py::dict, py::str, py::object>>();
@@ -126,6 +126,16 @@ class Watch {
     return number(type->tp_descr_get(version_.ptr(), tensor.ptr(),
                                      reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()))));
   }
+  // Not only tensors made in inference mode have none: also those that were given the data of one.
+  bool has_version(const py::object& tensor) const {
+    try {
+      version(tensor);
+      return true;
+    } catch (py::error_already_set& error) {
+      if (!error.matches(PyExc_RuntimeError)) throw;
+      return false;
+    }
+  }
   std::uint64_t data_ptr(const py::object& tensor) const {
     return number(PyObject_CallOneArg(data_ptr_.ptr(), tensor.ptr()));
   }
@@ -157,7 +167,7 @@ class Watch {
       if (Py_TYPE(version_.ptr())->tp_descr_get == nullptr)
         throw py::type_error("Watch: tensors must be tensors");
     }
-    const bool counted = !tensor.attr("is_inference")().cast<bool>();
+    const bool counted = has_version(tensor);
     // As long as its data lives, nothing else is put where that is.
     const py::object data = tensor.attr("detach")();
     tensors_.push_back({tensor, data, counted, counted ? version(tensor) : 0, data_ptr(tensor)});

@@ -136,6 +136,16 @@ def test_inference_tensors_are_not_remembered(packs):
     assert not packs or not folding._entries
 
 
+def test_tensors_with_the_data_of_inference_tensors_are_not_remembered(packs):
+    with torch.inference_mode():
+        weight = torch.nn.Parameter(torch.randn(16, 8, 1, 1), requires_grad=False)
+        with torch.inference_mode(False):
+            weight.data = torch.randn(16, 8, 1, 1)
+    assert not weight.is_inference()
+    call(weight)
+    assert not folding._entries
+
+
 def test_another_instruction_set_packs_again(packs):
     weight = torch.randn(16, 8, 1, 1)
     call(weight)

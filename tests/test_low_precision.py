@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastconv
 from fastconv import backend, models
@@ -14,6 +13,7 @@ from fastconv._torchvision import import_torchvision
 from .assertions import assert_as_accurate, assert_backward, assert_forward
 from .cases import CASES, small
 from .conftest import LEVELS, running_on
+from .test_nn import Calls
 
 DTYPES = [torch.bfloat16, torch.float16]
 # With the best level bfloat16 has kernels of its own, on most CPUs that have AVX-512; with the
@@ -25,19 +25,6 @@ NATIVE = [f"native-{level}" for level in LEVELS or ["scalar"]]
 def any_level(request):
     with running_on(request.param) as name:
         yield name
-
-
-class Maps(TorchDispatchMode):
-    """The dtypes of what the native ops are called with."""
-
-    def __init__(self):
-        super().__init__()
-        self.dtypes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "fastconv" and not func._opname.startswith("pack"):
-            self.dtypes.append(args[0].dtype)
-        return func(*args, **(kwargs or {}))
 
 
 def maps_of(dtype):
@@ -96,16 +83,20 @@ def expected(model, input, dtype):
         return theirs, copy.deepcopy(model).double()(input.double())
 
 
+def check_native(model, input, dtype):
+    """The model in this dtype: as accurate as PyTorch's, and computed by the native ops alone."""
+    theirs, truth = expected(model, input, dtype)
+    model.to(dtype)
+    with torch.inference_mode(), Calls() as calls:
+        output = model(input.to(dtype))
+    assert_as_accurate(output, theirs, truth)
+    assert set(calls.dtypes) == {maps_of(dtype)}
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_layers(any_level, dtype, batch):
-    model, input = small_net(), torch.randn(batch, 3, 29, 23)
-    theirs, truth = expected(model, input, dtype)
-    model.to(dtype)
-    with torch.inference_mode(), Maps() as maps:
-        output = model(input.to(dtype))
-    assert_as_accurate(output, theirs, truth)
-    assert set(maps.dtypes) == {maps_of(dtype)}
+    check_native(small_net(), torch.randn(batch, 3, 29, 23), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -113,13 +104,7 @@ def test_layers(any_level, dtype, batch):
 def test_networks(any_level, name, dtype):
     torch.manual_seed(0)
     model = randomized(models.create_model(name, num_classes=10))
-    input = torch.randn(2, 3, 64, 64)
-    theirs, truth = expected(model, input, dtype)
-    model.to(dtype)
-    with torch.inference_mode(), Maps() as maps:
-        output = model(input.to(dtype))
-    assert_as_accurate(output, theirs, truth)
-    assert set(maps.dtypes) == {maps_of(dtype)}
+    check_native(model, torch.randn(2, 3, 64, 64), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -129,13 +114,13 @@ def test_autocast(any_level, dtype):
     with torch.inference_mode(), torch.autocast("cpu", dtype):
         with fastconv.use_backend("reference"):
             theirs = model(input)
-        with Maps() as maps:
+        with Calls() as calls:
             output = model(input)
             again = model(input.to(dtype))
     assert_as_accurate(output, theirs, truth)
     assert output.dtype is dtype
     torch.testing.assert_close(again, output, rtol=0.1, atol=0.1)
-    assert set(maps.dtypes) == {maps_of(dtype)}
+    assert set(calls.dtypes) == {maps_of(dtype)}
     with torch.inference_mode():  # and the packed weights of the one are not the other's
         assert_as_accurate(model(input), truth.float(), truth)
 
@@ -143,12 +128,12 @@ def test_autocast(any_level, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_autocast_of_an_op(any_level, dtype):
     input, weight = torch.randn(2, 24, 9, 7), torch.randn(40, 24, 1, 1)
-    with torch.autocast("cpu", dtype), Maps() as maps:
+    with torch.autocast("cpu", dtype), Calls() as calls:
         output = fastconv.pointwise_conv2d(input, weight, None)
         theirs = nn.functional.conv2d(input, weight)
     truth = nn.functional.conv2d(input.double(), weight.double())
     assert_as_accurate(output, theirs, truth)
-    assert maps.dtypes == [maps_of(dtype)]
+    assert calls.dtypes == [maps_of(dtype)]
     weight.requires_grad_()
     with torch.autocast("cpu", dtype):
         fastconv.pointwise_conv2d(input, weight, None).float().sum().backward()
@@ -178,10 +163,10 @@ def test_swap(native, name, dtype):
     input = torch.randn(1, 3, 64, 64)
     theirs, truth = expected(plain, input, dtype)
     model = fastconv.swap(copy.deepcopy(plain), dtype=dtype)
-    with torch.inference_mode(), Maps() as maps:
+    with torch.inference_mode(), Calls() as calls:
         output = model(input.to(dtype))
     assert_as_accurate(output, theirs, truth)
-    assert set(maps.dtypes) == {maps_of(dtype)}
+    assert set(calls.dtypes) == {maps_of(dtype)}
     fastconv.swap(copy.deepcopy(plain), dtype=dtype, verify=True, example_inputs=input.to(dtype))
 
 

@@ -86,15 +86,17 @@ NATIVE_OPS = {  # id: (make, input's shape, native op)
 
 
 class Calls(TorchDispatchMode):
-    """The fastconv ops that are called, without _infer and without packing."""
+    """The fastconv ops that are called, without _infer and without packing, and on which dtypes."""
 
     def __init__(self):
         super().__init__()
         self.names = []
+        self.dtypes = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "fastconv" and not func._opname.startswith("pack"):
             self.names.append(func._opname.removesuffix("_infer"))
+            self.dtypes.append(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
 

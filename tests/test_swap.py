@@ -158,6 +158,33 @@ def test_verify():
     assert all(error is not None and error < 1e-5 for error in errors)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_verify_refuses_another_result(monkeypatch, native, dtype):
+    made_run = Swapped.made_run
+
+    def wrong(self, kind, input):
+        run = made_run(self, kind, input)
+        return run and (lambda x: run(x) * 1.3)
+
+    monkeypatch.setattr(Swapped, "made_run", wrong)
+    model, input = net()
+    with pytest.raises(RuntimeError, match="must compute what its own forward does"):
+        fastconv.swap(model, dtype=dtype, verify=True, example_inputs=input.to(dtype))
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_model_made_in_inference_mode(native, outside):
+    model, input = net()
+    expected = output(model, input)
+    with torch.inference_mode():
+        model = fastconv.swap(copy.deepcopy(model))
+        if not outside:
+            close(model(input), expected)
+    with torch.no_grad(), Calls() as calls:
+        close(model(input), expected)
+    assert calls.names
+
+
 def test_fold(native):
     model, input = net()
     expected = output(model, input)

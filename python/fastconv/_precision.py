@@ -32,12 +32,24 @@ def autocast_dtype() -> torch.dtype | None:
     return torch.get_autocast_dtype("cpu")
 
 
-def casting(input: Tensor | None) -> torch.dtype | None:
-    """The dtype of a call's result; None for float32 outside of autocast, where nothing is cast."""
+def result_dtype(input: Tensor) -> torch.dtype:
+    """The dtype of a call's result."""
+    return autocast_dtype() or input.dtype
+
+
+def casting(input: Tensor) -> torch.dtype | None:
+    """The same; None for float32 outside of autocast, where nothing is cast."""
     wanted = autocast_dtype()
-    if wanted is None and input is not None and input.dtype is not torch.float32:
+    if wanted is None and input.dtype is not torch.float32:
         return input.dtype
     return wanted
+
+
+def is_cast(input: Tensor | None) -> bool:
+    """Whether a call on this input is computed in another dtype than it comes in."""
+    if input is None:
+        return False
+    return autocast_dtype() is not None or computed_in(input.dtype) is not input.dtype
 
 
 @contextmanager

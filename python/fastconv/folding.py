@@ -175,14 +175,16 @@ def _pack_and_remember(
     key: tuple[Any, ...], pack: Callable[..., Tensor], tensors: tuple[Tensor | None, ...]
 ) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
-    for tensor in present:
-        if type(tensor) not in _CACHEABLE or tensor.is_inference():
-            return None
+    if any(type(tensor) not in _CACHEABLE for tensor in present):
+        return None
 
     def forget(_: object) -> None:
         _entries.pop(key, None)
 
-    watched = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in present]
+    try:
+        watched = [(weakref.ref(t, forget), t._version, t.data_ptr()) for t in present]
+    except RuntimeError:  # made in inference mode, or with the data of such a one: no version
+        return None
     with torch.no_grad():
         result = pack(*tensors)
     _entries.pop(key, None)  # the newest is the last

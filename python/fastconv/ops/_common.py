@@ -208,8 +208,8 @@ def run(
     the same as a ValueError or TypeError, but after the op has refused. Here time is counted in
     microseconds.
     """
-    dtype = _precision.casting(args[0])
-    if dtype is not None:
+    if _precision.is_cast(args[0]):
+        dtype = _precision.result_dtype(args[0])
         return _run_casting(dtype, op, output_shape, args, pack, *weights)
     if torch.compiler.is_compiling():
         output_shape(*args)
