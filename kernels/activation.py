@@ -1,0 +1,30 @@
+"""Activations in float32 registers, by the codes of ``csrc/activation.h``."""
+
+import triton
+import triton.language as tl
+
+NONE, RELU, RELU6, HARDSWISH, SILU, SIGMOID, HARDSIGMOID = (tl.constexpr(code) for code in range(7))
+
+
+@triton.jit
+def activate(x, ACTIVATION: tl.constexpr):
+    """x is float32; minimum and maximum keep NaN, as PyTorch's do."""
+    if ACTIVATION == RELU:
+        x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    elif ACTIVATION == RELU6:
+        x = _clamp6(x)
+    elif ACTIVATION == HARDSWISH:
+        x = x * (_clamp6(x + 3.0) * (1.0 / 6.0))
+    elif ACTIVATION == SILU:
+        x = x * tl.sigmoid(x)
+    elif ACTIVATION == SIGMOID:
+        x = tl.sigmoid(x)
+    elif ACTIVATION == HARDSIGMOID:
+        x = _clamp6(x + 3.0) * (1.0 / 6.0)
+    return x
+
+
+@triton.jit
+def _clamp6(x):
+    x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.minimum(x, 6.0, propagate_nan=tl.PropagateNan.ALL)
