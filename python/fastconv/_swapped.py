@@ -340,7 +340,7 @@ def _rounding(module: Swapped, input: Tensor, expected: Tensor, scale: Tensor) -
     """
     if expected.dtype is torch.float32:
         return 0.0
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(input.device.type, enabled=False):
         exact = copy.deepcopy(module).float()._plain_forward(input.float())
     own_error = float((expected.float() - exact).abs().max() / scale)
     return 3 * own_error + 4 * torch.finfo(expected.dtype).eps

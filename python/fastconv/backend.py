@@ -1,8 +1,11 @@
 """Which backend runs a call, and why not another."""
 
+import functools
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch.autograd import forward_ad
@@ -51,8 +54,8 @@ def use_backend(name: str) -> Iterator[None]:
     The environment variable ``FASTCONV_BACKEND`` sets the backend outside of such blocks.
 
     Args:
-        name: "auto", "native" (compiled CPU kernels) or "reference" (plain PyTorch). "triton" and
-            "cuda" are known, but this version has no GPU kernels.
+        name: "auto", "native" (compiled CPU kernels), "triton" or "cuda" (kernels for a GPU in
+            Triton and in CUDA C++) or "reference" (plain PyTorch)
 
     Example:
         >>> with fastconv.use_backend("reference"):
@@ -66,26 +69,72 @@ def use_backend(name: str) -> Iterator[None]:
         _active = previous
 
 
-def choose(op: str, limit: str | None = None, wish: str = "auto") -> bool:
-    """Whether the native kernels run this call; False means the reference does.
+def choose(
+    op: str, limit: str | None = None, wish: str = "auto", device: torch.device | None = None
+) -> bool:
+    """Whether fastconv's kernels run this call; False means the reference does.
 
     Args:
         op: name for the message.
-        limit: why the native kernels cannot run this call, None if they can.
+        limit: why the kernels cannot run this call, None if they can.
         wish: the backend of this module, where none is active for all.
+        device: of the tensors; None for the CPU.
     """
     name = wish if _active == "auto" else _active
     if name == "reference":
         return False
-    if name == "auto" or name == "native":
-        limit = limit or NATIVE_MISSING or _surroundings()
-        if limit is None:
-            return True
-        if name == "auto":
-            return False
-    else:
-        limit = "this version has no GPU kernels"
+    on_gpu = device is not None and device.type == "cuda"
+    limit = limit or NATIVE_MISSING or _surroundings() or _misfit(name, on_gpu)
+    if limit is None:
+        return True
+    if name == "auto":
+        return False
     raise BackendError(f"{op}: backend {name!r} cannot run this call: {limit}")
+
+
+def _misfit(name: str, on_gpu: bool) -> str | None:
+    """Why a backend has nothing for a device, None if it has."""
+    if not on_gpu:
+        if name in ("auto", "native") or (name == "triton" and interprets()):
+            return None
+        return "the input is on the CPU, and the kernels are for a GPU"
+    if name == "native":
+        return "the input is on a GPU, and the kernels are for the CPU"
+    reasons = {"triton": triton_missing(), "cuda": _library.cuda_load_error()}
+    missing = [reason for kind, reason in reasons.items() if name in ("auto", kind)]
+    return None if None in missing else "; ".join(map(str, missing))
+
+
+@functools.cache
+def triton_missing() -> str | None:
+    """Why Triton's kernels cannot be used, None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed: pip install triton"
+    return None
+
+
+def interprets() -> bool:
+    """Whether Triton's kernels run on the CPU, in its interpreter, because TRITON_INTERPRET=1."""
+    return os.environ.get("TRITON_INTERPRET") == "1" and triton_missing() is None
+
+
+# What a module asks for, for the calls that it makes.
+_module_wish: ContextVar[str] = ContextVar("module_wish", default="auto")
+
+
+def wish() -> str:
+    """The backend that the calls of ops are asked to run on, here."""
+    return _active if _active != "auto" else _module_wish.get()
+
+
+@contextmanager
+def wishing(name: str) -> Iterator[None]:
+    """Inside, calls run on the backend that a module asks for, where none is active for all."""
+    token = _module_wish.set(name)
+    try:
+        yield
+    finally:
+        _module_wish.reset(token)
 
 
 def _surroundings() -> str | None:

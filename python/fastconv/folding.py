@@ -44,13 +44,20 @@ def fold_batch_norm(
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), shift
 
 
-def pack_pointwise(weight: Tensor, bias: Tensor | None) -> Tensor:
+# On a GPU nothing is packed, and all of these give None.
+
+
+def pack_pointwise(weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """For pointwise_conv2d, pointwise_conv2d_pool, conv2d_bias_act and linear."""
+    if isinstance(weight, Tensor) and weight.is_cuda:
+        return None
     return torch.ops.fastconv.pack_pointwise(weight, bias, _precision.type_code(weight))
 
 
-def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor:
+def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor | None:
     """For depthwise_conv2d."""
+    if isinstance(weight, Tensor) and weight.is_cuda:
+        return None
     return torch.ops.fastconv.pack_depthwise(weight, bias, _precision.type_code(weight))
 
 
@@ -69,7 +76,7 @@ def pack_separable(
     depthwise_bias: Tensor | None,
     pointwise_weight: Tensor,
     pointwise_bias: Tensor | None,
-) -> Tensor:
+) -> Tensor | None:
     """For depthwise_separable_conv2d."""
     return pack_inverted_residual(
         None, None, depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias
@@ -81,10 +88,11 @@ def pack_squeeze_excite(
     reduce_bias: Tensor | None,
     expand_weight: Tensor,
     expand_bias: Tensor | None,
-) -> Tensor:
+) -> Tensor | None:
     """For squeeze_excite."""
-    parts = [pack_pointwise(reduce_weight, reduce_bias), pack_pointwise(expand_weight, expand_bias)]
-    return torch.cat(parts)
+    return _joined(
+        [pack_pointwise(reduce_weight, reduce_bias), pack_pointwise(expand_weight, expand_bias)]
+    )
 
 
 def pack_inverted_residual(
@@ -95,7 +103,7 @@ def pack_inverted_residual(
     project_weight: Tensor,
     project_bias: Tensor | None,
     *squeeze_excite: Tensor | None,
-) -> Tensor:
+) -> Tensor | None:
     """For inverted_residual."""
     parts = [] if expand_weight is None else [pack_pointwise(expand_weight, expand_bias)]
     parts.append(pack_depthwise(depthwise_weight, depthwise_bias))
@@ -106,7 +114,12 @@ def pack_inverted_residual(
         parts.append(pack_pointwise(reduce_weight, reduce_bias))
         parts.append(pack_pointwise(restore_weight, restore_bias))
     parts.append(pack_pointwise(project_weight, project_bias))
-    return torch.cat(parts)
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
 
 
 def _packed_numel(weight: Tensor, depthwise: bool, type: int) -> int:
@@ -153,7 +166,7 @@ def clear_cache() -> None:
     _entries.clear()
 
 
-def packed(pack: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor | None:
+def packed(pack: Callable[..., Tensor | None], *tensors: Tensor | None) -> Tensor | None:
     """pack(*tensors), remembered as long as the tensors live and stay as they are.
 
     None (the op then packs for itself) for tensors whose changes cannot be seen.
@@ -172,7 +185,7 @@ def packed(pack: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor | Non
 
 
 def _pack_and_remember(
-    key: tuple[Any, ...], pack: Callable[..., Tensor], tensors: tuple[Tensor | None, ...]
+    key: tuple[Any, ...], pack: Callable[..., Tensor | None], tensors: tuple[Tensor | None, ...]
 ) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     if any(type(tensor) not in _CACHEABLE for tensor in present):
@@ -187,6 +200,8 @@ def _pack_and_remember(
         return None
     with torch.no_grad():
         result = pack(*tensors)
+    if result is None:
+        return None
     _entries.pop(key, None)  # the newest is the last
     _entries[key] = _Entry(watched, backend.isa_generation, result)
     while len(_entries) > CACHE_ENTRIES:

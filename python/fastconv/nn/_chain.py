@@ -25,6 +25,8 @@ def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native |
     Args:
         weights: of all the forms, unpacked: they say how much room is needed
     """
+    if any(weight.is_cuda for weight in weights):
+        return _row_on_gpu(makers)
     room = pack_buffer(weights)
     steps: tuple[Step, ...] = ()
     begin = len(room)
@@ -50,6 +52,15 @@ def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native |
             adopt_part(packed[begin - first : end - first])
 
     return row_of_steps(steps, room[first:], adopt)
+
+
+def _row_on_gpu(makers: Sequence[Maker]) -> Native | None:
+    """The same on a GPU, where nothing is packed and every form is a call."""
+    natives = [native for make in makers if (native := make()) is not None]
+    if len(natives) < len(makers):
+        return None
+    run = composed([native.run() for native in natives])
+    return Native(lambda _, x: run(x), None, None)
 
 
 def row_of_steps(

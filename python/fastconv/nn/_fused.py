@@ -69,7 +69,8 @@ class FusedModule(nn.Module):
         """What to run instead of the plain forward; None for that."""
         if self.training or (torch.is_grad_enabled() and self._wants_gradient(input)):
             return None
-        if not backend.choose(type(self).__name__, self._limit(input), self._backend):
+        name, limit = type(self).__name__, self._limit(input)
+        if not backend.choose(name, limit, self._backend, getattr(input, "device", None)):
             return None
         dtype = _precision.casting(input)
         if torch.compiler.is_compiling():  # the fold becomes a part of the graph
@@ -78,7 +79,11 @@ class FusedModule(nn.Module):
                 return None
             return run_for(native, dtype)
         fused = self._current_fused(kind, dtype)
-        return None if fused is None or fused.run is None or fused.is_hooked() else fused.run
+        if fused is None or fused.run is None or fused.is_hooked():
+            return None
+        if self._backend != "auto" and input.is_cuda:  # where there are several
+            return partial(_wishing, self._backend, fused.run)
+        return fused.run
 
     def _current_fused(self, kind: str, dtype: torch.dtype | None) -> "_Fused | None":
         """The packed native form, from the cache if that is still what the module is; None if it
@@ -113,7 +118,7 @@ class FusedModule(nn.Module):
 
     def _has_weights_of(self, dtype: torch.dtype | None) -> bool:
         """Whether PyTorch would run the layers inside on maps of this dtype."""
-        if _precision.autocast_dtype() is not None:
+        if _precision.autocast_dtype("cpu") or _precision.autocast_dtype("cuda"):
             return True
         layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         return all(layer.weight.dtype is (dtype or torch.float32) for layer in layers)
@@ -166,8 +171,11 @@ class FusedModule(nn.Module):
             return f"the input is a {type(input).__name__}, and the kernels take plain tensors"
         if input.layout is not torch.strided:
             return f"the input is {input.layout}, and the kernels take strided tensors"
-        if not input.is_cpu or input.dtype not in _precision.DTYPES:
+        known = input.is_cpu or input.is_cuda
+        if not known or input.dtype not in _precision.DTYPES:
             return f"the input is {input.dtype} on {input.device}; the kernels have no such type"
+        if input.is_cpu and backend.active_backend() == "triton":
+            return "the input is on the CPU, where Triton interprets functions, not modules"
         if input.dim() != self._input_dims:
             return f"the input has {input.dim()} dimensions, and the kernels {self._input_dims}"
         return None
@@ -266,14 +274,23 @@ class _Fused:
         return not self._unhooked.holds() or has_global_hooks()
 
 
+def _wishing(wish: str, run: Run, input: Tensor) -> Tensor:
+    with backend.wishing(wish):
+        return run(input)
+
+
 def run_for(native: Native, dtype: torch.dtype | None) -> Run:
     """Calls with a result of this dtype, maps inside as the kernels have them; None: float32 as it
     comes."""
     run = native.run()
     if dtype is None:
         return run
-    inside = _precision.computed_in(dtype)
-    return lambda input: run(input.to(inside)).to(dtype)
+
+    def casting(input: Tensor) -> Tensor:
+        inside = _precision.computed_in(dtype, input.device.type)
+        return run(input.to(inside)).to(dtype)
+
+    return casting
 
 
 _PLAIN = frozenset((bool, int, float, str, type(None)))

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from .. import _precision
 from .._precision import DTYPES
 from ..activation import CODES, of_module
 from ..folding import fold_batch_norm, pack_depthwise, pack_pointwise
+from ..gpu.weights import own
 from ..ops._sequential import Step, StepKind
 from ..ops.conv2d_bias_act import OPS as CONV2D_BIAS_ACT
 from ..ops.depthwise_conv2d import OPS as DEPTHWISE
@@ -34,9 +36,17 @@ class Stage(NamedTuple):
     def operands(self, pack: bool) -> tuple[Tensor, Tensor | None]:
         """What a native op is given: beside packed weights it looks only at the weight's shape.
 
-        The folded weight and bias are then not kept.
+        The folded weight and bias are then not kept. On a GPU nothing is packed, and the folded
+        ones are kept.
         """
-        return (self.source, None) if pack else (self.weight, self.bias)
+        if not pack:
+            return self.weight, self.bias
+        if not self.weight.is_cuda:
+            return self.source, None
+        weight = self.weight.to(_precision.wanted() or self.source.dtype)
+        # Aliases, because what is kept beside them must not outlive the fold.
+        bias = None if self.bias is None else own(self.bias.detach().view_as(self.bias))
+        return own(weight.detach().view_as(weight), self.source), bias
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -179,7 +189,7 @@ def are_native(*tensors: Tensor | None) -> bool:
         or (
             (type(tensor) is nn.Parameter or type(tensor) is Tensor)
             and tensor.dtype in DTYPES
-            and tensor.device.type == "cpu"
+            and tensor.device.type in ("cpu", "cuda")
         )
         for tensor in tensors
     )

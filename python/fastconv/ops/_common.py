@@ -72,17 +72,23 @@ def activation_code(op: str, arg: str, name: str, allowed: Sequence[str] = NAMES
 def inspect(
     op: str, names: Sequence[str], tensors: Sequence[Tensor | None]
 ) -> tuple[str | None, bool]:
-    """Checks types, dtypes and devices; the first tensor is never None.
+    """Checks types, dtypes and devices; the first tensor must be there.
 
     Returns:
-        why the native kernels cannot take these tensors (None if they can), and whether a
-        gradient is wanted.
+        why the kernels cannot take these tensors (None if they can), and whether a gradient is
+        wanted.
     """
     plain, gradient, recording = True, False, torch.is_grad_enabled()
-    dtype = tensors[0].dtype if type(tensors[0]) in _PLAIN else None  # type: ignore[union-attr]
+    first = tensors[0]
+    if first is None:
+        raise TypeError(f"{op}: {names[0]} must be a Tensor, got None")
+    dtype, index = None, -1
+    if type(first) in _PLAIN and (first.is_cpu or first.is_cuda):
+        dtype, index = first.dtype, first.get_device()  # -1 for the CPU
     for tensor in tensors:
         if tensor is not None:
-            if type(tensor) in _PLAIN and tensor.dtype is dtype and tensor.is_cpu:
+            known = type(tensor) in _PLAIN and tensor.dtype is dtype
+            if known and tensor.get_device() == index and (tensor.is_cpu or tensor.is_cuda):
                 if recording and tensor.requires_grad:
                     gradient = True
             else:
@@ -107,8 +113,8 @@ def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | N
             require(same, op, name, "have {}'s dtype, {}", tensor.dtype, first_name, dtype)
         same = tensor.device == device
         require(same, op, name, "be on {}'s device, {}", tensor.device, first_name, device)
-        if device.type != "cpu":
-            limit = f"{name} is on {device}, and the kernels are for the CPU"
+        if device.type not in ("cpu", "cuda"):
+            limit = f"{name} is on {device}, and the kernels are for the CPU and CUDA"
         elif tensor.dtype not in _precision.DTYPES:
             limit = f"{name} is {tensor.dtype}, and the kernels have no such type"
         elif type(tensor) not in _PLAIN:
@@ -199,7 +205,7 @@ def run(
     op: Any,
     output_shape: Callable[..., tuple[Any, ...]],
     args: tuple[Any, ...],
-    pack: Callable[..., Tensor] | None = None,
+    pack: Callable[..., Tensor | None] | None = None,
     *weights: Tensor | None,
 ) -> Tensor:
     """Calls a native op, with remembered packed weights where `pack` is given.
@@ -208,6 +214,8 @@ def run(
     the same as a ValueError or TypeError, but after the op has refused. Here time is counted in
     microseconds.
     """
+    if args[0].is_cuda or backend.wish() == "triton":
+        return _run_on_gpu(op, output_shape, args, pack is not None)
     if _precision.is_cast(args[0]):
         dtype = _precision.result_dtype(args[0])
         return _run_casting(dtype, op, output_shape, args, pack, *weights)
@@ -225,34 +233,66 @@ def run(
     raise refusal
 
 
+def _run_on_gpu(
+    op: Any, output_shape: Callable[..., tuple[Any, ...]], args: tuple[Any, ...], infers: bool
+) -> Tensor:
+    """Calls the GPU's kernels, past the dispatcher where nothing else wants to see the call."""
+    input = args[0]
+    output_shape(*args)
+    dtype = _precision.result_dtype(input)
+    if dtype is not input.dtype or _precision.autocast_dtype(input.device.type) is not None:
+        args = _converted(op, args, dtype, all_tensors=not infers)
+    if torch.compiler.is_compiling() or not infers:
+        if input.is_cpu:
+            name = op._opname
+            raise backend.BackendError(
+                f"{name}: backend 'triton' cannot run this call: on the CPU, in Triton's "
+                "interpreter, there are neither derivatives nor graphs"
+            )
+        return cast(Tensor, op(*args))
+    return gpu_kernel(op)(*args)
+
+
+def gpu_kernel(op: Any) -> Callable[..., Tensor]:
+    """The function that runs an op on a GPU."""
+    from ..gpu import ops  # which has Triton's kernels, and these are not needed on a CPU
+
+    return cast(Callable[..., Tensor], getattr(ops, op._opname.removesuffix("_infer")))
+
+
 def _run_casting(
     dtype: torch.dtype,
     op: Any,
     output_shape: Callable[..., tuple[Any, ...]],
     args: tuple[Any, ...],
-    pack: Callable[..., Tensor] | None,
+    pack: Callable[..., Tensor | None] | None,
     *weights: Tensor | None,
 ) -> Tensor:
     """The same with a result of this dtype, maps inside as the kernels have them."""
     output_shape(*args)
-    inside = _precision.computed_in(dtype)
     # Where there are gradients, the weights must have the dtype of the maps, too.
-    all_tensors = pack is None
-
-    def converted(name: str, value: Any) -> Any:
-        if isinstance(value, (tuple, list)) and len(value) > 0 and isinstance(value[0], Tensor):
-            return [converted(name, tensor) for tensor in value]
-        if isinstance(value, Tensor) and (all_tensors or name in _MAPS):
-            return value.to(inside)
-        return value
-
-    names = [argument.name for argument in op._schema.arguments]
-    args = tuple(converted(name, value) for name, value in zip(names, args, strict=False))
+    args = _converted(op, args, _precision.computed_in(dtype), all_tensors=pack is None)
     if pack is None or torch.compiler.is_compiling():
         return cast(Tensor, op(*args)).to(dtype)
     with _precision.packing_for(dtype):
         packed_weights = packed(pack, *weights)
     return cast(Tensor, op._op(*args, packed_weights)).to(dtype)
+
+
+def _converted(
+    op: Any, args: tuple[Any, ...], dtype: torch.dtype, *, all_tensors: bool
+) -> tuple[Any, ...]:
+    """The arguments with the maps, or all tensors, of a dtype."""
+
+    def converted(name: str, value: Any) -> Any:
+        if isinstance(value, (tuple, list)) and len(value) > 0 and isinstance(value[0], Tensor):
+            return [converted(name, tensor) for tensor in value]
+        if isinstance(value, Tensor) and (all_tensors or name in _MAPS):
+            return value.to(dtype)
+        return value
+
+    names = [argument.name for argument in op._schema.arguments]
+    return tuple(converted(name, value) for name, value in zip(names, args, strict=False))
 
 
 class Ops(NamedTuple):

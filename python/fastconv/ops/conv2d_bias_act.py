@@ -66,7 +66,7 @@ def conv2d_bias_act(
     if limit is None and (groups != 1 or dilation != (1, 1)):
         _checked_shape(input, weight, bias, stride, pads, dilation, groups)
         limit = "the kernels have groups = 1 and dilation = 1 only"
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _checked_shape(input, weight, bias, stride, pads, dilation, groups)
         return reference.conv2d_bias_act(
             input, weight, bias, stride, pads, dilation, groups, activation=activation

@@ -62,7 +62,7 @@ def depthwise_conv2d(
     args = (input, weight, bias, stride, pads, dilation, code)
     if limit is None:
         limit = common.multiplier_limit(input, weight, _output_shape, args)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.depthwise_conv2d(
             input, weight, bias, stride, pads, dilation, activation=activation

@@ -84,7 +84,7 @@ def depthwise_separable_conv2d(
     args = (input, *weights, stride, pads, dilation, mid_code, code, residual)
     if limit is None:
         limit = common.multiplier_limit(input, depthwise_weight, _output_shape, args)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.depthwise_separable_conv2d(
             input,

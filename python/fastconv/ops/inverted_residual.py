@@ -102,7 +102,7 @@ def inverted_residual(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
     args = (input, *weights, stride, pads, dilation, code, excite, *codes, residual)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.inverted_residual(
             input,

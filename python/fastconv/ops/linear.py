@@ -38,7 +38,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     args = (input, weight, bias)
     limit, gradient = common.inspect(_NAME, _TENSORS, args)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.linear(input, weight, bias)
     if gradient:

@@ -59,7 +59,7 @@ def pointwise_conv2d(
     tensors = (input, weight, bias, residual, input_scale)
     limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
     args = (input, weight, bias, stride, code, residual, input_scale)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.pointwise_conv2d(
             input,

@@ -44,7 +44,7 @@ def pointwise_conv2d_pool(
     code = common.activation_code(_NAME, "activation", activation)
     limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     args = (input, weight, bias, code)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.pointwise_conv2d_pool(input, weight, bias, activation=activation)
     if gradient:

@@ -56,7 +56,7 @@ def squeeze_excite(
     tensors = (input, reduce_weight, reduce_bias, expand_weight, expand_bias)
     limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
     args = (*tensors, code, gate_code)
-    if not backend.choose(_NAME, limit):
+    if not backend.choose(_NAME, limit, device=input.device):
         _output_shape(*args)
         return reference.squeeze_excite(*tensors, activation=activation, gate=gate)
     if gradient:

@@ -1,0 +1,1 @@
+"""The ops on a GPU: which of several kernels runs each call."""
