@@ -2,6 +2,7 @@
 
 from . import models, nn
 from .backend import BackendError, use_backend
+from .gpu import graphed
 from .info import info
 from .ops import (
     conv2d_bias_act,
@@ -26,6 +27,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_separable_conv2d",
     "fold",
+    "graphed",
     "info",
     "inverted_residual",
     "linear",

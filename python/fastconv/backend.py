@@ -83,8 +83,7 @@ def choose(
     name = wish if _active == "auto" else _active
     if name == "reference":
         return False
-    on_gpu = device is not None and device.type == "cuda"
-    limit = limit or NATIVE_MISSING or _surroundings() or _misfit(name, on_gpu)
+    limit = limit or NATIVE_MISSING or _surroundings() or misfit(wish, device)
     if limit is None:
         return True
     if name == "auto":
@@ -92,9 +91,10 @@ def choose(
     raise BackendError(f"{op}: backend {name!r} cannot run this call: {limit}")
 
 
-def _misfit(name: str, on_gpu: bool) -> str | None:
-    """Why a backend has nothing for a device, None if it has."""
-    if not on_gpu:
+def misfit(wish: str, device: torch.device | None) -> str | None:
+    """Why the active backend, or the one wished for, has nothing for a device; None if it has."""
+    name = wish if _active == "auto" else _active
+    if device is None or device.type != "cuda":
         if name in ("auto", "native") or (name == "triton" and interprets()):
             return None
         return "the input is on the CPU, and the kernels are for a GPU"

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from . import _library
+from .gpu import store
+from .gpu.device import gpu_of
 
 # Whatever people compare with or run beside fastconv; never imported here.
 _PACKAGES = (
@@ -100,6 +102,7 @@ def _cuda() -> dict[str, str]:
     if torch.cuda.is_available():
         names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         result["gpu"] = ", ".join(names)
+        result["gpu choices"] = str(store.path(gpu_of(torch.device("cuda"))))
     return result
 
 

@@ -14,11 +14,13 @@ from torch.nn.modules.conv import _ConvNd
 from . import backend as backends
 from ._swapped import Swapped, evaluating
 from ._table import print_table
+from .gpu.weights import choices_for
 from .nn._fused import FusedModule, _is_hooked, has_global_hooks
 from .nn._parts import are_native, is_convolution, is_supported
 from .summary import summary
 
 _HEADER = ("<convolution", "<shape", ">M MACs", "<runs as", "<in", ">error", "<why not")
+_CHOSEN = "<chosen on the GPU"  # one more column, where there is something in it
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Row:
         error: the largest difference to the module's own forward, relative to the largest output,
             where ``swap(..., verify=True)`` measured it
         reason: why it runs as PyTorch's convolution
+        chosen: on a GPU, after a call: which kernels run the ops that begin with this convolution,
+            and why, such as "pointwise_conv2d: triton ..., measured: ..."
     """
 
     name: str
@@ -43,6 +47,7 @@ class Row:
     owner: str
     error: float | None
     reason: str
+    chosen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,13 @@ class Report:
 
     def show(self) -> None:
         """Print the table: on a terminal by rich, if that is installed."""
-        print_table(self._title(), _HEADER, [_cells(row) for row in self.rows])
+        cells = [_cells(row) for row in self.rows]
+        if any(row.chosen for row in self.rows):
+            chosen = ["; ".join(row.chosen) for row in self.rows]
+            cells = [[*own, text] for own, text in zip(cells, chosen, strict=True)]
+            print_table(self._title(), (*_HEADER, _CHOSEN), cells)
+        else:
+            print_table(self._title(), _HEADER, cells)
 
     def _title(self) -> str:
         macs = self.mac_coverage
@@ -124,6 +135,7 @@ def _cells(row: Row) -> list[str]:
 def report(model: nn.Module, input_size: Sequence[int] | None = None) -> Report:
     """Lists every convolution of a model: which native op runs it in eval mode, or why none does.
 
+    On a GPU it also says which kernels the calls so far have chosen, and by which measured times.
     It says what is true now: after :func:`swap`, a change of dtype, a new hook or another
     submodule, the next report says so. Nothing is computed, and the model is unchanged.
 
@@ -217,11 +229,14 @@ def _why_not_now(module: FusedModule, method: str) -> str:
         return backends.NATIVE_MISSING
     if backends.active_backend() == "reference" or module._backend == "reference":
         return "the reference backend was asked for"
-    tensors = [*module.parameters(), *module.buffers()]
-    if not are_native(*(t for t in tensors if t.is_floating_point())):
+    tensors = [t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()]
+    if not are_native(*tensors):
         kinds = {f"{t.dtype}".removeprefix("torch.") + f" on {t.device}" for t in tensors}
-        own = "float32, bfloat16 and float16 on cpu"
+        own = "float32, bfloat16 and float16 on cpu and cuda"
         return f"its parameters are {', '.join(sorted(kinds))}; the kernels take {own}"
+    misfit = backends.misfit(module._backend, tensors[0].device if tensors else None)
+    if misfit is not None:
+        return misfit
     if "forward" in module.__dict__ or has_global_hooks():
         return "a hook for all modules, or another forward put on this one"
     if _is_hooked(module):
@@ -236,7 +251,9 @@ def _row(name: str, module: _ConvNd, owner: _Owner | None, macs: int | None) -> 
         return Row(name, _shape(module), macs, "", "", None, _why_never(module))
     error = owner.module.__dict__.get("_fastconv_error")
     runs_as = "" if owner.reason else owner.runs_as
-    return Row(name, _shape(module), macs, runs_as, owner.name, error, owner.reason)
+    choices = {} if owner.reason else choices_for(module.weight)
+    chosen = tuple(f"{op}: {choice.name}, {choice.reason}" for op, choice in choices.items())
+    return Row(name, _shape(module), macs, runs_as, owner.name, error, owner.reason, chosen)
 
 
 def _shape(module: _ConvNd) -> str:

@@ -45,7 +45,8 @@ def swap(
 
     In eval mode, where no gradient is wanted, it runs native ops on folded and packed weights,
     which are made anew when a parameter, a statistic or a submodule changes. Everywhere else
-    (training, float64, other devices, export, tracing, hooks inside) its own forward runs.
+    (training, float64, other devices than CPU and GPU, export, tracing, hooks inside) its own
+    forward runs.
 
     Args:
         model: any module, in train or eval mode
@@ -281,6 +282,8 @@ def _verify(model: nn.Module, example_inputs: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         shape = 1, 3 if first is None else first.in_channels, 224, 224
         inputs = torch.randn(shape, generator=generator)
+        if first is not None:
+            inputs = inputs.to(first.weight.device)
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     busy = False
     errors: dict[nn.Module, float | None] = {}

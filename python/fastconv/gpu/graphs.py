@@ -65,7 +65,7 @@ class Graphed(nn.Module):
         self._watch: Watch | None = None
 
     def forward(self, input: Tensor) -> Any:
-        if not self._fits(input):
+        if not self._fits(input) or torch.cuda.is_current_stream_capturing():
             return self.model(input)
         if self._watch is None or not self._watch.holds():
             self._record()
@@ -80,7 +80,7 @@ class Graphed(nn.Module):
         same = input.shape == mine.shape and input.dtype is mine.dtype
         if not same or input.device != mine.device or self.training or self.model.training:
             return False
-        if torch.is_autocast_enabled("cuda") or torch.cuda.is_current_stream_capturing():
+        if torch.is_autocast_enabled("cuda"):
             return False
         wants_gradient = input.requires_grad or any(p.requires_grad for p in self.parameters())
         return not (torch.is_grad_enabled() and wants_gradient)

@@ -31,7 +31,8 @@ class Record:
 
 
 _ATTRIBUTE = "fastconv_record"
-_records: Any = WeakTensorKeyDictionary()  # of the parameters that folded weights come from
+# Of the folded weights, by the parameters that they come from.
+_records: Any = WeakTensorKeyDictionary()
 _forms: dict[tuple[Any, int], tuple[Any, int, int, Tensor]] = {}
 
 
@@ -41,9 +42,10 @@ def own(weight: Tensor, source: Tensor | None = None) -> Tensor:
     Args:
         source: the parameter that it came from
     """
-    setattr(weight, _ATTRIBUTE, Record())
+    kept = Record()
+    setattr(weight, _ATTRIBUTE, kept)
     if source is not None:
-        _records[source] = record(weight)
+        _records[source] = weakref.ref(kept)
     return weight
 
 
@@ -54,8 +56,9 @@ def record(weight: Tensor) -> Record | None:
 
 def choices_for(parameter: Tensor) -> dict[str, Any]:
     """By op, what runs the calls with the weight that was folded from this parameter."""
-    found: Record | None = _records.get(parameter)
-    return {} if found is None else found.choices
+    reference = _records.get(parameter)
+    kept: Record | None = None if reference is None else reference()
+    return {} if kept is None else kept.choices
 
 
 def in_form(form: Form, weight: Tensor, *key: Any) -> Tensor:
