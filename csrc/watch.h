@@ -122,9 +122,7 @@ class Watch {
     return value;
   }
   std::uint64_t version(const py::object& tensor) const {
-    PyTypeObject* type = Py_TYPE(version_.ptr());
-    return number(type->tp_descr_get(version_.ptr(), tensor.ptr(),
-                                     reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()))));
+    return number(version_->get(tensor.ptr(), version_->closure));
   }
   // Not only tensors made in inference mode have none: also those that were given the data of one.
   bool has_version(const py::object& tensor) const {
@@ -137,7 +135,7 @@ class Watch {
     }
   }
   std::uint64_t data_ptr(const py::object& tensor) const {
-    return number(PyObject_CallOneArg(data_ptr_.ptr(), tensor.ptr()));
+    return number(data_ptr_(tensor.ptr(), nullptr));
   }
 
   void watch_memory(std::uintptr_t address, std::size_t bytes) {
@@ -160,13 +158,21 @@ class Watch {
     return dicts_[place->second];
   }
 
+  // What the tensors' class calls for an attribute and a method, without the way there.
+  void find_functions(const py::object& type) {
+    const py::object version = type.attr("_version"), data_ptr = type.attr("data_ptr");
+    const bool known = Py_IS_TYPE(version.ptr(), &PyGetSetDescr_Type) &&
+                       Py_IS_TYPE(data_ptr.ptr(), &PyMethodDescr_Type);
+    const PyMethodDef* method =
+        known ? reinterpret_cast<PyMethodDescrObject*>(data_ptr.ptr())->d_method : nullptr;
+    if (!known || method->ml_flags != METH_NOARGS)
+      throw py::type_error("Watch: tensors must be tensors");
+    version_ = reinterpret_cast<PyGetSetDescrObject*>(version.ptr())->d_getset;
+    data_ptr_ = method->ml_meth;
+  }
+
   void watch_tensor(const py::object& tensor) {
-    if (!version_) {
-      version_ = py::type::of(tensor).attr("_version");
-      data_ptr_ = py::type::of(tensor).attr("data_ptr");
-      if (Py_TYPE(version_.ptr())->tp_descr_get == nullptr)
-        throw py::type_error("Watch: tensors must be tensors");
-    }
+    if (version_ == nullptr) find_functions(py::type::of(tensor));
     const bool counted = has_version(tensor);
     // As long as its data lives, nothing else is put where that is.
     const py::object data = tensor.attr("detach")();
@@ -181,8 +187,9 @@ class Watch {
     watch_memory(tensor.attr("untyped_storage")().attr("_cdata").cast<std::uintptr_t>(), 128);
   }
 
-  bool cleared_ = false;           // by the garbage collector: nothing is watched any more
-  py::object version_, data_ptr_;  // of the tensors' class: found once, not for each tensor
+  bool cleared_ = false;                  // by the garbage collector: nothing is watched any more
+  const PyGetSetDef* version_ = nullptr;  // of the tensors' class, which lives as long as they
+  PyCFunction data_ptr_ = nullptr;
   std::vector<Dict> dicts_;
   std::vector<Counted> tensors_;
   // While this is made: where a dict is in dicts_, and the lines.

@@ -6,9 +6,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastconv
-from fastconv import folding
+from fastconv import backend, folding
 from fastconv.nn import Conv2d, Conv2dNormAct, DepthwiseSeparableConv2d, InvertedResidual, Linear
-from fastconv.ops._sequential import Step, StepKind, sequential
+from fastconv.ops._sequential import Step, StepKind, sequential, steps_text
 
 SEQUENTIAL = torch.ops.fastconv.sequential
 
@@ -79,7 +79,7 @@ def _chain(layers):
                 module.running_var.uniform_(0.5, 1.5)
         layer.eval().requires_grad_(False)
     natives = list(_natives(layers))
-    steps = [number for one in natives for step in one.steps for number in step.numbers()]
+    steps = steps_text(step for one in natives for step in one.steps)
     packed = torch.cat([one.packed for one in natives])
 
     def one_by_one(input):
@@ -174,6 +174,9 @@ def _changed(step, field, value):
     [
         ([], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 0"),
         ([1, 2, 3], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 3"),
+        (["x", *POINTWISE.numbers()[1:]], lambda: _weights(8), "steps must have a multiple of 19"),
+        ([*POINTWISE.numbers(), "x"], lambda: _weights(8), "steps must have a multiple of 19"),
+        ([*POINTWISE.numbers()[:-1], 2**70], lambda: _weights(8), "steps must have a multiple"),
         (_changed(POINTWISE, 0, 7), lambda: _weights(8), "steps' kind must be from 0 to 6, got 7"),
         (_changed(POINTWISE, 0, -1), lambda: _weights(8), "steps' kind must"),
         (_changed(POINTWISE, 1, 0), lambda: _weights(8), "steps' sizes must be from 1 to"),
@@ -203,11 +206,11 @@ def _changed(step, field, value):
 )
 def test_rejects(native, steps, packed, message):
     with pytest.raises(RuntimeError, match=f"sequential: {message}"):
-        SEQUENTIAL(torch.randn(1, 4, 5, 6), steps, packed())
+        SEQUENTIAL(torch.randn(1, 4, 5, 6), " ".join(map(str, steps)), packed())
 
 
 def test_rejects_inputs(native):
-    steps, packed = POINTWISE.numbers(), _weights(8)
+    steps, packed = steps_text([POINTWISE]), _weights(8)
     for input, message in (
         (torch.randn(4, 5, 6), "input must have 4 dimensions"),
         (torch.randn(1, 4, 5, 6).double(), "input must be float32"),
@@ -216,3 +219,23 @@ def test_rejects_inputs(native):
     ):
         with pytest.raises(RuntimeError, match=f"sequential: {message}"):
             SEQUENTIAL(input, steps, packed)
+
+
+def test_plans_are_not_mixed_up(native):
+    """What was read for one chain, size or set of weights is not used for another."""
+    torch.manual_seed(0)
+    for _ in range(2):
+        for channels in range(1, 12):  # more than are kept
+            steps = steps_text([POINTWISE._replace(out_channels=channels)])
+            for depth in (3, 4):
+                weight = torch.randn(channels, depth, 1, 1)
+                packed = folding.pack_pointwise(weight, None)
+                for height in (5, 7):
+                    input = torch.randn(2, depth, height, 6)
+                    expected = torch.nn.functional.conv2d(input, weight)
+                    torch.testing.assert_close(SEQUENTIAL(input, steps, packed), expected)
+    best = torch.ops.fastconv.isa(-1)
+    with backend.use_isa(0):
+        if best != 0:
+            with pytest.raises(RuntimeError, match=r"packed must hold .* on scalar"):
+                SEQUENTIAL(input, steps, packed)

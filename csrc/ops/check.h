@@ -247,6 +247,9 @@ inline Threads torch_threads() {
 Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
 Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
 
+// Its kind of tensor; what it holds is checked by PackedWeights.
+void check_packed(const char* op, const Tensor& packed);
+
 // Walks the segments of an op's packed weights, checking each header; packs for this call where
 // there is none.
 class PackedWeights {

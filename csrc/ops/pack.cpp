@@ -100,15 +100,19 @@ Tensor pack_buffer(const Tensor& like, int64_t size) {
   return allocate_floats(like, size);
 }
 
+void check_packed(const char* op, const Tensor& packed) {
+  check_cpu(op, "packed", packed);
+  FASTCONV_CHECK(packed.scalar_type() == ScalarType::Float, op, "packed", "be float32",
+                 "another dtype");
+  FASTCONV_CHECK(packed.dim() == 1 && packed.is_contiguous(), op, "packed",
+                 "be contiguous and have 1 dimension", shape_text(packed));
+}
+
 PackedWeights::PackedWeights(const char* op, const OptionalTensor& packed,
                              const KernelTable& kernels)
     : op_(op), kernels_(kernels), packed_(packed) {
   if (!packed.has_value()) return;
-  check_cpu(op, "packed", *packed);
-  FASTCONV_CHECK(packed->scalar_type() == ScalarType::Float, op, "packed", "be float32",
-                 "another dtype");
-  FASTCONV_CHECK(packed->dim() == 1 && packed->is_contiguous(), op, "packed",
-                 "be contiguous and have 1 dimension", shape_text(*packed));
+  check_packed(op, *packed);
   cursor_ = floats(*packed);
   left_ = packed->numel();
 }

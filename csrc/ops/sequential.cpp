@@ -1,5 +1,7 @@
 // Reads the steps of a chain of ops, checks them against the packed weights and each other, and
-// runs them.
+// runs them. What was read is kept: a network's calls have the same steps, weights and sizes.
+#include <sstream>
+
 #include "conv2d_bias_act.h"
 #include "depthwise.h"
 #include "squeeze_excite.h"
@@ -160,29 +162,85 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
   return step;
 }
 
-Tensor sequential_cpu(const Tensor& input, const Ints& steps, const Tensor& packed) {
-  Image image = check_input(kOp, input);
-  FASTCONV_CHECK(!steps.empty() && steps.size() % Fields::kCount == 0, kOp, "steps",
-                 text("have a multiple of ", Fields::kCount, " numbers"), steps.size());
+Ints parse(const std::string& steps) {
+  Ints numbers;
+  std::istringstream in(steps);
+  for (int64_t number; in >> number;) numbers.push_back(number);
+  FASTCONV_CHECK(in.eof() && !numbers.empty() && numbers.size() % Fields::kCount == 0, kOp, "steps",
+                 text("have a multiple of ", Fields::kCount, " numbers"),
+                 text(numbers.size(), " of them"));
+  return numbers;
+}
+
+// A chain that was read, for all calls that it is right for. Where the memory of its weights has
+// become that of others, nothing is read past their end: the same steps need the same size.
+struct Plan {
+  std::string text;
+  const KernelTable* kernels = nullptr;
+  const void* packed = nullptr;
+  int64_t packed_size = 0, in_channels = 0, in_height = 0, in_width = 0;
+  std::vector<SequentialStep> steps;
+  int64_t channels = 0, height = 0, width = 0;  // of the output
+
+  bool fits(const Image& image, const std::string& wanted, const Tensor& weights) const {
+    return kernels == &image.kernels && packed == weights.const_data_ptr() &&
+           packed_size == weights.numel() && in_channels == image.channels &&
+           in_height == image.height && in_width == image.width && text == wanted;
+  }
+};
+
+Plan read_plan(Image image, const std::string& steps, const Tensor& packed) {
+  Plan plan;
+  plan.text = steps;
+  plan.kernels = &image.kernels;
+  plan.packed = packed.const_data_ptr();
+  plan.packed_size = packed.numel();
+  plan.in_channels = image.channels;
+  plan.in_height = image.height;
+  plan.in_width = image.width;
+  const Ints numbers = parse(steps);
   PackedWeights weights(kOp, packed, image.kernels);
-  std::vector<SequentialStep> read;
-  for (std::size_t i = 0; i < steps.size(); i += Fields::kCount) {
-    const Fields fields(steps.data() + i);
+  for (std::size_t i = 0; i < numbers.size(); i += Fields::kCount) {
+    const Fields fields(numbers.data() + i);
     FASTCONV_CHECK(i == 0 || fields.kind != StepKind::kConv2dBiasAct, kOp, "a dense convolution",
                    "be the first step", text("step ", i / Fields::kCount));
-    read.push_back(read_step(fields, weights, image));
+    plan.steps.push_back(read_step(fields, weights, image));
   }
   weights.check_end();
-  const StepKind last = read.back().kind;
+  plan.channels = image.channels;
+  plan.height = image.height;
+  plan.width = image.width;
+  return plan;
+}
+
+// Of this thread, the last few that were read.
+Plan& plan_for(const Image& image, const std::string& steps, const Tensor& packed) {
+  constexpr std::size_t kMost = 8;
+  thread_local std::vector<Plan> plans;
+  thread_local std::size_t oldest = 0;
+  for (Plan& plan : plans)
+    if (plan.fits(image, steps, packed)) return plan;
+  Plan plan = read_plan(image, steps, packed);
+  if (plans.size() < kMost) return plans.emplace_back(std::move(plan));
+  Plan& place = plans[oldest];
+  oldest = (oldest + 1) % kMost;
+  return place = std::move(plan);
+}
+
+Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tensor& packed) {
+  const Image image = check_input(kOp, input);
+  check_packed(kOp, packed);
+  Plan& plan = plan_for(image, steps, packed);
+  const StepKind last = plan.steps.back().kind;
   Tensor output =
       last == StepKind::kPool || last == StepKind::kLinear
-          ? empty_2d(input, image.batch, image.channels)
-          : empty_channels_last(input, {image.batch, image.channels, image.height, image.width});
-  const bool strided = read[0].kind == StepKind::kConv2dBiasAct;
+          ? empty_2d(input, image.batch, plan.channels)
+          : empty_channels_last(input, {image.batch, plan.channels, plan.height, plan.width});
+  const bool strided = plan.steps[0].kind == StepKind::kConv2dBiasAct;
   const Tensor first = strided ? input : channels_last(input);
-  if (strided) set_strided_input(read[0].conv2d_bias_act, first);
-  const SequentialParams p{image.batch, static_cast<int64_t>(read.size()), read.data(), data(first),
-                           mutable_data(output)};
+  if (strided) set_strided_input(plan.steps[0].conv2d_bias_act, first);
+  const SequentialParams p{image.batch, static_cast<int64_t>(plan.steps.size()), plan.steps.data(),
+                           data(first), mutable_data(output)};
   sequential(image.kernels, p, torch_threads());
   return output;
 }

@@ -137,6 +137,27 @@ def wishing(name: str) -> Iterator[None]:
         _module_wish.reset(token)
 
 
+def is_ordinary() -> bool:
+    """Whether a call here wants no gradient and has nothing around it that must be looked at."""
+    return (
+        _active == "auto"
+        and not _is_compiling()
+        and not _is_grad_enabled()
+        and not _is_any_autocast_enabled()
+        and not _is_tracing()
+        and _peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and NATIVE_MISSING is None
+    )
+
+
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+_is_tracing = torch._C._is_tracing
+_peek_interpreter_stack = torch._C._functorch.peek_interpreter_stack
+
+
 def _surroundings() -> str | None:
     """Why an opaque op does not fit where the call happens, None if it does."""
     if torch.compiler.is_compiling():

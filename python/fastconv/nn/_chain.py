@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..folding import pack_buffer
-from ..ops._sequential import Step, StepKind, sequential
+from ..ops._sequential import Step, StepKind, sequential, steps_text
 from ._fused import Native
 
 Maker = Callable[[], Native | None]
@@ -67,11 +67,11 @@ def row_of_steps(
     steps: tuple[Step, ...], packed: Tensor, adopt: Callable[[Tensor], None] | None = None
 ) -> Native:
     """One native call for steps whose packed weights lie one after the other."""
-    numbers = [number for step in steps for number in step.numbers()]
+    text = steps_text(steps)
 
     def call(packed: Tensor | None, input: Tensor) -> Tensor:
         assert packed is not None
-        return sequential(input, numbers, packed)
+        return sequential(input, text, packed)
 
     return Native(call, packed, steps, adopt)
 

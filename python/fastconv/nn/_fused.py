@@ -41,6 +41,7 @@ class Native(NamedTuple):
 
 
 _CACHE = "_fused_cache"
+_NOTHING: dict[Any, Any] = {}
 _NOT_USED = "num_batches_tracked"  # the only buffer of a BatchNorm that does not enter the fold
 
 
@@ -67,6 +68,26 @@ class FusedModule(nn.Module):
 
     def _native_run(self, input: Tensor, kind: str) -> Run | None:
         """What to run instead of the plain forward; None for that."""
+        if not self.training and self._backend == "auto" and backend.is_ordinary():
+            # Nearly all calls of a network. Between two of them its work has driven all else out of
+            # the caches, so every function that is called here costs about a microsecond.
+            fused: _Fused | None = self.__dict__.get(_CACHE, _NOTHING).get(kind)
+            if fused is not None and self._is_ordinary(input) and fused.is_current():
+                return fused.run
+        return self._checked_run(input, kind)
+
+    def _is_ordinary(self, input: Tensor) -> bool:
+        """Whether this is a float32 tensor for the CPU's kernels; if not it may still be native."""
+        return (
+            type(input) is Tensor
+            and input.is_cpu
+            and input.dtype is torch.float32
+            and input.layout is torch.strided
+            and input.dim() == self._input_dims
+        )
+
+    def _checked_run(self, input: Tensor, kind: str) -> Run | None:
+        """The same, with every check."""
         if self.training or (torch.is_grad_enabled() and self._wants_gradient(input)):
             return None
         name, limit = type(self).__name__, self._limit(input)
@@ -79,15 +100,15 @@ class FusedModule(nn.Module):
                 return None
             return run_for(native, dtype)
         fused = self._current_fused(kind, dtype)
-        if fused is None or fused.run is None or fused.is_hooked():
+        if fused is None or fused.run is None:
             return None
         if self._backend != "auto" and input.is_cuda:  # where there are several
             return partial(_wishing, self._backend, fused.run)
         return fused.run
 
     def _current_fused(self, kind: str, dtype: torch.dtype | None) -> "_Fused | None":
-        """The packed native form, from the cache if that is still what the module is; None if it
-        must be made and hooks inside forbid to look.
+        """The packed native form, from the cache if that is still what the module is; None where
+        hooks want to see what is inside.
 
         Args:
             dtype: of the result, None for float32 in and out
@@ -247,16 +268,16 @@ class _Fused:
             # One that forgot its cache may have changed in a way that only it was told of.
             if _CACHE in layer.__dict__:
                 slots.append((layer.__dict__, _CACHE, layer.__dict__[_CACHE]))
+        inner = modules[1:]
+        hooks: list[Any] = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
+        sizes += [(hook, 0) for hook in hooks]
+        # A forward that was put on a module itself is as good as a hook.
+        slots += [(module.__dict__, "forward", ...) for module in inner]
         self._watch = Watch(slots, sizes, tensors)
         self._isa_generation = backend.isa_generation
         # A class can be given another forward later.
         classes = {original_class(m) for m in modules if root._may_choose(m)}
         self._forwards = [(kind, kind.forward) for kind in classes]
-        inner = modules[1:]
-        hooks = [m._forward_hooks for m in inner] + [m._forward_pre_hooks for m in inner]
-        # A forward that was put on a module itself is as good as a hook.
-        own: Slots = [(module.__dict__, "forward", ...) for module in inner]
-        self._unhooked = Watch(own, [(hook, 0) for hook in hooks], [])
 
     def adopt(self, packed: Tensor) -> None:
         if self.native is not None:
@@ -266,12 +287,12 @@ class _Fused:
                 self.native.adopt(packed)
 
     def is_current(self) -> bool:
-        if not self._watch.holds() or self._isa_generation != backend.isa_generation:
+        """Whether the module still is what this was made of, and no hook looks inside."""
+        if self._isa_generation != backend.isa_generation or not self._watch.holds():
+            return False
+        if _GLOBAL_HOOKS or _GLOBAL_PRE_HOOKS:
             return False
         return all(kind.forward is forward for kind, forward in self._forwards)
-
-    def is_hooked(self) -> bool:
-        return not self._unhooked.holds() or has_global_hooks()
 
 
 def _wishing(wish: str, run: Run, input: Tensor) -> Tensor:
@@ -328,13 +349,18 @@ def only_drops(module: nn.Module) -> bool:
     return kind is nn.Dropout or kind is nn.Dropout2d or known
 
 
+# Of all modules: PyTorch keeps these two dicts.
+_GLOBAL_HOOKS = global_hooks._global_forward_hooks
+_GLOBAL_PRE_HOOKS = global_hooks._global_forward_pre_hooks
+
+
 def has_global_hooks() -> bool:
     """Whether every module has hooks."""
-    return bool(global_hooks._global_forward_hooks or global_hooks._global_forward_pre_hooks)
+    return bool(_GLOBAL_HOOKS or _GLOBAL_PRE_HOOKS)
 
 
 def _is_hooked(root: nn.Module) -> bool:
-    return any(
+    return has_global_hooks() or any(
         len(module._forward_hooks) > 0
         or len(module._forward_pre_hooks) > 0
         or ("forward" in module.__dict__ and not isinstance(module, torch.jit.ScriptModule))

@@ -1,6 +1,6 @@
 """A chain of inference ops as one native call: a network's layers without the way between them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, cast
 
@@ -65,12 +65,17 @@ class Step(NamedTuple):
 _FIELDS = 19
 
 
-def sequential(input: Tensor, steps: Sequence[int], packed: Tensor) -> Tensor:
+def steps_text(steps: Iterable[Step]) -> str:
+    """All numbers of a chain, as the native op takes them."""
+    return " ".join(str(number) for step in steps for number in step.numbers())
+
+
+def sequential(input: Tensor, steps: str, packed: Tensor) -> Tensor:
     """Runs a chain of ops on the CPU, without derivatives.
 
     Args:
         input: (N, C, H, W), of the type that the weights are packed for
-        steps: the numbers of all steps, one after the other
+        steps: from :func:`steps_text`
         packed: (size,), the packed weights of all steps, one after the other
 
     Returns:
@@ -82,8 +87,9 @@ def sequential(input: Tensor, steps: Sequence[int], packed: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.fastconv.sequential.default._op(input, steps, packed))
 
 
-def _follow(shape: Sequence[Any], steps: Sequence[int]) -> tuple[tuple[Any, ...], Any]:
+def _follow(shape: Sequence[Any], text: str) -> tuple[tuple[Any, ...], Any]:
     """The output's shape, and the FLOPs, of a chain on an input of this shape."""
+    steps = [int(number) for number in text.split()]
     n, c, h, w = shape
     kind, macs = None, 0
     for begin in range(0, len(steps), _FIELDS):
@@ -114,11 +120,11 @@ def _follow(shape: Sequence[Any], steps: Sequence[int]) -> tuple[tuple[Any, ...]
 if backend.NATIVE_MISSING is None:
 
     @torch.library.register_fake("fastconv::sequential")
-    def _fake(input: Tensor, steps: Sequence[int], packed: Tensor) -> Tensor:
+    def _fake(input: Tensor, steps: str, packed: Tensor) -> Tensor:
         shape, _ = _follow(input.shape, steps)
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
 
     @register_flop_formula(torch.ops.fastconv.sequential)
-    def _flops(input: Any, steps: Sequence[int], packed: Any, **_: Any) -> int:
+    def _flops(input: Any, steps: str, packed: Any, **_: Any) -> int:
         return int(_follow(input, steps)[1])
