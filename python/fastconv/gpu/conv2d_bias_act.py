@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .. import reference
@@ -40,7 +41,8 @@ def conv2d_bias_act(
     if n == 0:
         return maps.empty(input, n, k, *size)
     bytes, taps = input.element_size(), c * kernel[0] * kernel[1]
-    key = (maps.bucket(n), c, h, w, k, *kernel, *stride, *padding, activation, bias is not None)
+    layout = input.is_contiguous(memory_format=torch.channels_last)
+    key = (maps.bucket(n), c, h, w, k, *kernel, *stride, *padding, activation, bias is None, layout)
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         pixels = n * size[0] * size[1]
@@ -61,7 +63,7 @@ def conv2d_bias_act(
 
 def _triton(kernels: Any, config: Any) -> Any:
     return lambda call: kernels.conv2d_bias_act(
-        maps.channels_last(call.input),
+        call.input,
         maps.like(call.weight, call.input),
         maps.floats(call.bias),
         call.stride,

@@ -1,0 +1,33 @@
+"""What the launches share."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def unit_of(channels: int) -> int:
+    """The largest power of two up to 16 that divides a number of channels.
+
+    Triton knows by itself whether an argument is a multiple of 16. Rows of 24 or 40 channels begin
+    at multiples of 8 elements, which is enough for 16-byte loads, if the kernel is told.
+    """
+    return math.gcd(channels, 16)
+
+
+def dot_precision(input: Tensor) -> str:
+    """How :func:`dot` multiplies: float32 as TF32 only where PyTorch's convolutions may."""
+    if input.dtype is torch.bfloat16 and triton.knobs.runtime.interpret:
+        return "float32"
+    allowed = torch.backends.cudnn.allow_tf32 or input.dtype is not torch.float32
+    return "tf32" if allowed else "ieee"
+
+
+@triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr):
+    """total + a @ b, float32."""
+    if PRECISION == "float32":  # the interpreter would multiply the bits of bfloat16
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
+    return tl.dot(a, b, total, input_precision=PRECISION)
