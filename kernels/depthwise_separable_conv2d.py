@@ -39,14 +39,15 @@ def configs(
     dtype: torch.dtype,
 ) -> list[Config]:
     """Candidates for `batch` images of an output of this size, the best guess first."""
-    block_n = min(256, max(16, triton.next_power_of_2(k)))
+    # More output channels at a time, or larger tiles, need more registers than there are.
+    block_n = min(128, max(16, triton.next_power_of_2(k)))
     block_w = min(8, triton.next_power_of_2(size[1]))
-    block_h = max(16 // block_w, min(8, triton.next_power_of_2(size[0])))
+    block_h = max(16 // block_w, min(4, triton.next_power_of_2(size[0])))
     block_c = min(32, max(16, triton.next_power_of_2(c)))
     found = [
-        Config(block_h, block_w, block_n, block_c, 4 if block_n <= 128 else 8),
-        Config(2 * block_h, block_w, min(128, block_n), 16, 8),
-        Config(max(16 // block_w, block_h // 2), block_w, block_n, block_c, 4),
+        Config(2 * block_h, block_w, block_n, 16, 8),
+        Config(block_h, block_w, block_n, block_c, 8),
+        Config(max(16 // block_w, block_h // 2), block_w, block_n, 16, 4),
     ]
     return list(dict.fromkeys(found))
 
@@ -116,6 +117,8 @@ def depthwise_separable_conv2d(
             BLOCK_N=config.block_n,
             BLOCK_C=config.block_c,
             num_warps=config.num_warps,
+            # Loads ahead of time would keep the tiles of all taps in shared memory.
+            num_stages=1,
         )
     return output
 

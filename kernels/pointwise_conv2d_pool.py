@@ -31,10 +31,12 @@ def configs(batch: int, pixels: int, c: int, k: int, dtype: torch.dtype) -> list
     block_m = min(64, max(16, triton.next_power_of_2(pixels)))
     block_n = min(128, max(16, triton.next_power_of_2(k)))
     block_c = min(32 if dtype is torch.float32 else 64, max(16, triton.next_power_of_2(c)))
+    # Of float32 half as much fits into registers.
+    warps = 8 if block_n > 64 or dtype is torch.float32 else 4
     found = [
-        Config(block_m, block_n, block_c, 4, 4),
-        Config(block_m, min(64, block_n), block_c, 4, 4),
-        Config(block_m, min(32, block_n), block_c, 2, 4),
+        Config(block_m, block_n, block_c, warps, 3),
+        Config(block_m, min(64, block_n), block_c, warps, 4),
+        Config(block_m, min(32, block_n), block_c, 4, 4),
     ]
     return list(dict.fromkeys(found))
 

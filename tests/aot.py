@@ -1,0 +1,299 @@
+"""Compiles Triton's kernels ahead of time, without a GPU, and prints what they need of one.
+
+Every kernel is launched as usual, on tensors that have no memory; in the place of the launch what
+it would run is compiled, for sm_80 and sm_90. Run from the repository's root, not in the
+interpreter: ``python -m tests.aot``. It ends with 1 where a kernel needs too much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from fastconv.kernels import conv2d_bias_act as stem
+from fastconv.kernels import depthwise_conv2d as depthwise
+from fastconv.kernels import depthwise_separable_conv2d as separable
+from fastconv.kernels import pointwise_conv2d as pointwise
+from fastconv.kernels import pointwise_conv2d_pool as pool
+from fastconv.kernels import squeeze_excite as excite
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Of one block of threads, from NVIDIA's tables of compute capabilities.
+SHARED = {80: 163 << 10, 90: 227 << 10}
+REGISTERS = 65536
+_CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one compiled kernel needs.
+
+    Args:
+        kernel, layer, dtype, config, arch: what was compiled
+        registers: of a thread
+        spilled: bytes of a thread's local memory
+        shared: bytes of shared memory of a block of threads
+        threads: of a block
+    """
+
+    kernel: str
+    layer: str
+    dtype: str
+    config: str
+    arch: int
+    registers: int
+    spilled: int
+    shared: int
+    threads: int
+
+    @property
+    def faults(self) -> list[str]:
+        """Which limits it breaks."""
+        found = []
+        if self.spilled > 0:
+            found.append(f"spills {self.spilled} bytes")
+        if self.shared > SHARED[self.arch]:
+            found.append(f"{self.shared} bytes of shared memory")
+        if self.registers * self.threads > REGISTERS:
+            found.append(f"{self.registers} registers for {self.threads} threads")
+        return found
+
+
+class _Driver:
+    """As much of a GPU's driver as compiling asks for."""
+
+    def __init__(self, arch: int) -> None:
+        self._target = GPUTarget("cuda", arch, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._target.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compiled(launch: Callable[[], Any], arch: int) -> list[Any]:
+    """The kernels that a launch would run on a GPU of this architecture."""
+    kernels: list[Any] = []
+    run = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernels.append(run(self, *args, grid=grid, warmup=True, **options))
+        return kernels[-1]
+
+    driver.set_active(_Driver(arch))  # type: ignore[arg-type]
+    JITFunction.run = compile_only  # type: ignore[method-assign]
+    try:
+        launch()
+    finally:
+        JITFunction.run = run  # type: ignore[method-assign]
+    return kernels
+
+
+def resources(kernel: Any) -> tuple[int, int]:
+    """Registers of a thread, and bytes that it spills."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [str(_CUOBJDUMP), "--dump-resource-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (
+        int(re.search(rf"{name}:(\d+)", text)[1])  # type: ignore[index]
+        for name in ("REG", "STACK", "LOCAL")
+    )
+    return registers, stack + local
+
+
+def channels_last(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta", memory_format=torch.channels_last)
+
+
+def plain(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _pointwise(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, k, size, residual, scaled in (
+        (256, 16, 96, 112, False, False),
+        (256, 144, 24, 56, True, False),
+        (256, 240, 40, 28, False, True),
+        (256, 112, 672, 14, False, False),
+        (1, 1152, 320, 7, False, True),
+        (2, 23, 17, 13, True, True),
+    ):
+        x, w, b = (
+            channels_last(n, c, size, size, dtype=dtype),
+            plain(k, c, 1, 1, dtype=dtype),
+            plain(k),
+        )
+        r = channels_last(n, k, size, size, dtype=dtype) if residual else None
+        s = plain(n, c) if scaled else None
+        for config in pointwise.configs(n, size * size, c, k, dtype):
+            yield (
+                f"{n}x{c}to{k}x{size}" + "+r" * residual + "+s" * scaled,
+                str(config),
+                lambda x=x, w=w, b=b, r=r, s=s, config=config: pointwise.pointwise_conv2d(
+                    x, w, b, (1, 1), 4, r, s, config
+                ),
+            )
+
+
+def _pool(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, k in ((256, 320, 1280), (3, 23, 45)):
+        x, w, b = channels_last(n, c, 7, 7, dtype=dtype), plain(k, c, 1, 1, dtype=dtype), plain(k)
+        for config in pool.configs(n, 49, c, k, dtype):
+            yield (
+                f"{n}x{c}to{k}",
+                str(config),
+                lambda x=x, w=w, b=b, config=config: pool.pointwise_conv2d_pool(x, w, b, 2, config),
+            )
+
+
+def _stem(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    x, w = plain(256, 3, 224, 224, dtype=dtype), plain(32, 3, 3, 3, dtype=dtype)
+    for config in stem.configs(256 * 112 * 112, 3, 32, (3, 3), dtype):
+        yield (
+            "256x3to32x224s2",
+            str(config),
+            lambda config=config: stem.conv2d_bias_act(
+                x, w, plain(32), (2, 2), (1, 1, 1, 1), 3, config
+            ),
+        )
+
+
+def _filters(c: int, k: int) -> Tensor:
+    return plain(k, k, c, 1).permute(2, 3, 0, 1)
+
+
+def _depthwise(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, size, k, stride, pooled in (
+        (256, 32, 112, 3, 1, False),
+        (256, 144, 56, 3, 2, False),
+        (256, 240, 28, 5, 2, True),
+        (1, 672, 14, 5, 1, True),
+        (3, 23, 13, 7, 1, False),
+    ):
+        x, p, s = channels_last(n, c, size, size, dtype=dtype), k // 2, (stride, stride)
+        for config in depthwise.configs(n, c, (-(-size // stride),) * 2, (k, k), s, dtype):
+            yield (
+                f"{n}x{c}x{size}k{k}s{stride}" + "+sums" * pooled,
+                str(config),
+                lambda x=x, c=c, k=k, s=s, p=p, config=config, pooled=pooled: (
+                    depthwise.depthwise_conv2d(
+                        x, _filters(c, k), plain(c), s, (p,) * 4, (1, 1), 4, config, pooled
+                    )
+                ),
+            )
+
+
+def _separable(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, k, size, stride in ((256, 32, 16, 112, 1), (256, 128, 256, 56, 2)):
+        x, w = channels_last(n, c, size, size, dtype=dtype), plain(k, c, 1, 1, dtype=dtype)
+        s = (stride, stride)
+        for config in separable.configs(n, c, k, (size // stride,) * 2, (3, 3), s, dtype):
+            yield (
+                f"{n}x{c}to{k}x{size}s{stride}",
+                str(config),
+                lambda x=x, w=w, c=c, k=k, s=s, config=config: separable.depthwise_separable_conv2d(
+                    *(x, _filters(c, 3), plain(c), w, plain(k), s, (1,) * 4, (1, 1), 2, 0, None),
+                    config,
+                ),
+            )
+
+
+def _excite(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, r, size in ((256, 240, 10, 28), (256, 1152, 48, 7), (1, 3840, 160, 7)):
+        x, w1, w2 = (
+            channels_last(n, c, size, size, dtype=dtype),
+            plain(r, c, 1, 1, dtype=dtype),
+            plain(c, r, 1, 1, dtype=dtype),
+        )
+
+        def launch(x: Any = x, w1: Any = w1, w2: Any = w2, config: Any = None) -> None:
+            sums = excite.channel_sums(x, config)
+            pixels = x.shape[2] * x.shape[3]
+            biases = plain(w1.shape[0]), plain(w2.shape[0])
+            excite.scale(x, excite.gates(sums, pixels, w1, biases[0], w2, biases[1], 4, 5), config)
+
+        for config in excite.configs(n, c, size * size, dtype):
+            yield (
+                f"{n}x{c}x{size}r{r}",
+                str(config),
+                lambda launch=launch, config=config: launch(config=config),
+            )
+
+
+KERNELS = {
+    "pointwise_conv2d": _pointwise,
+    "pointwise_conv2d_pool": _pool,
+    "conv2d_bias_act": _stem,
+    "depthwise_conv2d": _depthwise,
+    "depthwise_separable_conv2d": _separable,
+    "squeeze_excite": _excite,
+}
+
+
+def usages(names: list[str], archs: list[int]) -> Iterator[Usage]:
+    """Compiles the configurations for all layers, each for one of the dtypes in turn."""
+    for name in names:
+        for turn, (dtype_name, dtype) in enumerate(DTYPES.items()):
+            for index, (layer, config, launch) in enumerate(KERNELS[name](dtype)):
+                if index % len(DTYPES) != turn:
+                    continue
+                for arch in archs:
+                    for kernel in compiled(launch, arch):
+                        registers, spilled = resources(kernel)
+                        yield Usage(
+                            f"{name} {kernel.metadata.name}",
+                            layer,
+                            dtype_name,
+                            re.sub(r"\w+=|Config", "", config),
+                            arch,
+                            registers,
+                            spilled,
+                            kernel.metadata.shared,
+                            32 * kernel.metadata.num_warps,
+                        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernels", nargs="*", default=list(KERNELS), choices=list(KERNELS))
+    parser.add_argument("--arch", nargs="*", type=int, default=list(SHARED), choices=list(SHARED))
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    found = []
+    for usage in usages(options.kernels, options.arch):
+        found.append(usage)
+        print(
+            f"{usage.kernel:42s} {usage.layer:24s} {usage.dtype:9s} {usage.config:22s} "
+            f"sm_{usage.arch} {usage.registers:4d} registers {usage.shared:7d} shared "
+            f"{' '.join(usage.faults)}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps([asdict(usage) for usage in found]))
+    broken = [usage for usage in found if usage.faults]
+    print(f"{len(found)} kernels, {len(broken)} need too much")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

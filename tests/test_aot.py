@@ -1,0 +1,49 @@
+"""Triton's kernels compiled for GPUs that are not there: registers, spills, shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastconv import backend
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(backend.triton_missing() is not None, reason=str(backend.triton_missing()))
+def test_all_kernels_fit(tmp_path):
+    """In processes of their own: in this one Triton's functions may be made for its interpreter."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    running = []
+    for arch in (80, 90):
+        command = [sys.executable, "-m", "tests.aot", "--arch", str(arch), "--json"]
+        running.append(
+            subprocess.Popen(
+                [*command, str(tmp_path / f"{arch}.json")],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    for process in running:
+        text, _ = process.communicate()
+        print(text)  # the table, which pytest shows where something is wrong
+        assert process.returncode == 0
+    for arch in (80, 90):
+        usages = json.loads((tmp_path / f"{arch}.json").read_text())
+        kernels = {usage["kernel"].split()[0] for usage in usages}
+        assert kernels == {path.stem for path in (ROOT / "kernels").glob("*.py")} - {
+            "__init__",
+            "activation",
+            "launch",
+        }
+        for usage in usages:
+            assert usage["spilled"] == 0
+            assert 0 < usage["registers"] <= 255
+        # Products of matrices use the tensor cores' pipeline: tiles wait in shared memory.
+        assert any(usage["shared"] > 0 for usage in usages if "pointwise" in usage["kernel"])
