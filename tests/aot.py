@@ -48,6 +48,7 @@ class Usage:
         spilled: bytes of a thread's local memory
         shared: bytes of shared memory of a block of threads
         threads: of a block
+        wide: whether it computes 64-bit offsets, for tensors of more than 2^31 elements
     """
 
     kernel: str
@@ -59,6 +60,7 @@ class Usage:
     spilled: int
     shared: int
     threads: int
+    wide: bool
 
     @property
     def faults(self) -> list[str]:
@@ -270,6 +272,7 @@ def usages(names: list[str], archs: list[int]) -> Iterator[Usage]:
                             spilled,
                             kernel.metadata.shared,
                             32 * kernel.metadata.num_warps,
+                            re.search(r"tt\.addptr .*i64", kernel.asm["ttir"]) is not None,
                         )
 
 

@@ -44,6 +44,7 @@ def test_all_kernels_fit(tmp_path):
         }
         for usage in usages:
             assert usage["spilled"] == 0
+            assert usage["wide"]
             assert 0 < usage["registers"] <= 255
         # Products of matrices use the tensor cores' pipeline: tiles wait in shared memory.
         assert any(usage["shared"] > 0 for usage in usages if "pointwise" in usage["kernel"])
