@@ -5,10 +5,10 @@
 
 namespace fastconv {
 
-// Computed in float32 in either case.
-enum class DataType : int32_t { kFloat32 = 0, kBfloat16 = 1 };
+// Computed in float32 in any case. Float16 is there on a GPU only.
+enum class DataType : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 
-constexpr int kDataTypeCount = 2;
+constexpr int kDataTypeCount = 2;  // of the CPU's kernels
 
 constexpr int64_t element_bytes(DataType type) { return type == DataType::kFloat32 ? 4 : 2; }
 

@@ -76,6 +76,12 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   // csrc/ops/sequential.cpp reads them, in one string, which comes here faster than a list; packed:
   // the weights of all, one after the other.
   m.def("sequential(Tensor input, str steps, Tensor packed) -> Tensor");
+  // Kernels of the CUDA library, which write to tensors that are there. Depthwise filters and all
+  // biases are float32, the filters in memory [KH, KW, C], beside contiguous maps [C, KH, KW].
+  // sums: (N, P, C), of P bands of the output's rows, before rounding.
+  m.def(
+      "cuda_depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] "
+      "padding, int[2] dilation, int activation, Tensor(a!) output, Tensor(b!)? sums) -> ()");
   // -1 asks for the level in use; 0, 1, 2, 3 select scalar, avx2, avx512, neon. Weights packed
   // before belong to the old level.
   m.def("isa(int level) -> int");

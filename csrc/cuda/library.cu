@@ -1,5 +1,4 @@
-// The CUDA library holds no kernels in this version: it says what it was built with, and proves
-// that the build works.
+// What the CUDA library was built with, for fastconv.info().
 
 #include <cuda_runtime.h>
 

@@ -76,15 +76,18 @@ inline void check_weights(const char* op, const char* arg, const Tensor& t) {
       arg, "be float32, bfloat16 or float16", "another dtype");
 }
 
-struct Image {
+struct Sizes {
   int64_t batch, channels, height, width;
+};
+
+struct Image : Sizes {
   const KernelTable& kernels;
 };
 
 inline Image check_input(const char* op, const Tensor& input) {
   const KernelTable& kernels = check_map(op, "input", input);
   FASTCONV_CHECK(input.dim() == 4, op, "input", "have 4 dimensions", shape_text(input));
-  const Image image{input.size(0), input.size(1), input.size(2), input.size(3), kernels};
+  const Image image{{input.size(0), input.size(1), input.size(2), input.size(3)}, kernels};
   FASTCONV_CHECK(image.channels > 0 && image.height > 0 && image.width > 0, op, "input",
                  "have shape (N, C, H, W) with C, H, W at least 1", shape_text(input));
   // Offsets inside a slab of rows are 32-bit.
@@ -146,7 +149,7 @@ struct KernelSize {
   int64_t height, width;
 };
 
-inline Window check_window(const char* op, const Image& image, const KernelSize& kernel,
+inline Window check_window(const char* op, const Sizes& image, const KernelSize& kernel,
                            const Ints& stride, const Ints& padding, const Ints& dilation) {
   check_ints(op, "stride", stride, 2, 1);
   check_ints(op, "padding", padding, 4, 0);
@@ -163,7 +166,7 @@ inline Window check_window(const char* op, const Image& image, const KernelSize&
 
 // The fields that every convolution's params have for its window.
 template <class Params>
-void set_window(Params& p, const Image& image, const KernelSize& kernel, const Window& window,
+void set_window(Params& p, const Sizes& image, const KernelSize& kernel, const Window& window,
                 const Ints& stride, const Ints& padding) {
   p.batch = image.batch;
   p.height = image.height;

@@ -6,7 +6,7 @@
 namespace fastconv {
 
 // Sizes and window of a dense convolution of `image`; activation and pointers are left to the op.
-inline Conv2dBiasActParams conv2d_window(const char* op, const Image& image, int64_t out_channels,
+inline Conv2dBiasActParams conv2d_window(const char* op, const Sizes& image, int64_t out_channels,
                                          const KernelSize& kernel, const Ints& stride,
                                          const Ints& padding) {
   const Window window = check_window(op, image, kernel, stride, padding, {1, 1});

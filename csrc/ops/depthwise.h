@@ -7,7 +7,7 @@ namespace fastconv {
 
 // Sizes and window of a depthwise convolution of `image`; activation and pointers are left to the
 // op.
-inline DepthwiseConv2dParams depthwise_window(const char* op, const Image& image, int64_t channels,
+inline DepthwiseConv2dParams depthwise_window(const char* op, const Sizes& image, int64_t channels,
                                               const KernelSize& kernel, const Ints& stride,
                                               const Ints& padding, const Ints& dilation) {
   const Window window = check_window(op, image, kernel, stride, padding, dilation);
@@ -20,7 +20,7 @@ inline DepthwiseConv2dParams depthwise_window(const char* op, const Image& image
 }
 
 inline DepthwiseConv2dParams depthwise_params(const char* op, const char* weight_name,
-                                              const Image& image, int64_t channels,
+                                              const Sizes& image, int64_t channels,
                                               const Tensor& weight, const Ints& stride,
                                               const Ints& padding, const Ints& dilation) {
   check_depthwise_weight(op, weight_name, weight, channels);

@@ -1,0 +1,49 @@
+// Activations in registers. For maps of 16 bits sigmoids are hyperbolic tangents of the special
+// function unit, one instruction, exact to about 2^-11; for float32 they are computed in full.
+#pragma once
+
+#include "../activation.h"
+#include "device.cuh"
+
+namespace fastconv {
+
+template <class T>
+__device__ float sigmoid(float x) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2) {
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(0.5f * x));
+    return 0.5f + 0.5f * y;
+  }
+#endif
+  return 1.0f / (1.0f + expf(-x));
+}
+
+__device__ inline float clamp6(float x) {
+  x = x < 0.0f ? 0.0f : x;  // NaN stays, as in PyTorch
+  return x > 6.0f ? 6.0f : x;
+}
+
+// The same one for all threads, so the switch costs next to nothing. T: of the map.
+template <class T>
+__device__ float activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kNone:
+      return x;
+    case Activation::kRelu:
+      return x < 0.0f ? 0.0f : x;
+    case Activation::kRelu6:
+      return clamp6(x);
+    case Activation::kHardswish:
+      return x * (clamp6(x + 3.0f) * (1.0f / 6.0f));
+    case Activation::kSilu:
+      return x * sigmoid<T>(x);
+    case Activation::kSigmoid:
+      return sigmoid<T>(x);
+    case Activation::kHardsigmoid:
+      return clamp6(x + 3.0f) * (1.0f / 6.0f);
+  }
+  return x;
+}
+
+}  // namespace fastconv

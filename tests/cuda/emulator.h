@@ -1,0 +1,102 @@
+// Runs CUDA kernels on the CPU, for their arithmetic: every thread of a block is one of the
+// system's threads, blocks run one after the other. Shared memory is allocated for each block in
+// the size that the launch asks for, so that AddressSanitizer sees what goes beyond it, and holds
+// NaN until it is written to. Nothing here knows of time, nor of the order in which a GPU runs
+// threads: races may go unseen, unless ThreadSanitizer looks.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <math.h>
+
+#include <barrier>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+// Set by the launch for each thread.
+inline thread_local uint3 threadIdx, blockIdx;
+inline thread_local dim3 blockDim, gridDim;
+
+namespace emulator {
+
+constexpr unsigned kWarp = 32;
+
+struct Lane {
+  alignas(16) unsigned char bytes[64];
+};
+
+// The threads of a warp that are still running, and what they show each other.
+struct Warp {
+  explicit Warp(unsigned threads) : barrier(threads), lanes(kWarp) {}
+  std::barrier<> barrier;
+  std::vector<Lane> lanes;
+};
+
+struct Block {
+  Block(unsigned threads, std::size_t shared_bytes);
+  std::barrier<> barrier;
+  std::vector<std::unique_ptr<Warp>> warps;
+  std::unique_ptr<unsigned char[]> shared;
+};
+
+inline thread_local Block* block = nullptr;
+
+inline Warp& warp() { return *block->warps[threadIdx.x / kWarp]; }
+
+template <class T>
+T* shared_memory() {
+  return reinterpret_cast<T*>(block->shared.get());
+}
+
+// What every lane of the warp gives: lanes[i] of lane i. All of its threads must call it.
+template <class T>
+std::vector<T> exchange(const T& value) {
+  static_assert(sizeof(T) <= sizeof(Lane));
+  Warp& own = warp();
+  std::memcpy(own.lanes[threadIdx.x % kWarp].bytes, &value, sizeof(T));
+  own.barrier.arrive_and_wait();
+  std::vector<T> values(kWarp);
+  for (unsigned i = 0; i < kWarp; ++i) std::memcpy(&values[i], own.lanes[i].bytes, sizeof(T));
+  own.barrier.arrive_and_wait();  // before anybody shows the next
+  return values;
+}
+
+// Calls `thread` for every thread of every block.
+void run(dim3 grid, unsigned threads, std::size_t shared_bytes,
+         const std::function<void()>& thread);
+
+template <class Params>
+const char* launch(void (*kernel)(Params), dim3 grid, unsigned threads, std::size_t shared_bytes,
+                   void*, const Params& params) {
+  if (threads > 1024 || threads % kWarp != 0 || grid.y > 65535 || grid.z > 65535)
+    return "invalid configuration argument";
+  run(grid, threads, shared_bytes, [&] { kernel(params); });
+  return nullptr;
+}
+
+inline int multiprocessors() { return 4; }  // few, so that small tests have several blocks each
+
+}  // namespace emulator
+
+#define __launch_bounds__(...)
+
+template <class T>
+T min(T a, T b) {
+  return b < a ? b : a;
+}
+
+inline void __syncthreads() { emulator::block->barrier.arrive_and_wait(); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp().barrier.arrive_and_wait(); }
+
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulator::exchange(value)[(threadIdx.x % emulator::kWarp) ^ static_cast<unsigned>(mask)];
+}
+
+template <class T>
+T __ldg(const T* pointer) {
+  return *pointer;
+}

@@ -1,0 +1,9 @@
+// The CUDA kernels on the CPU, by the emulator beside this file.
+#include "harness.h"
+
+int main() {
+  fastconv_test::Results results;
+  fastconv_test::test_depthwise(results);
+  fastconv_test::test_depthwise_nchw(results);
+  return results.report();
+}
