@@ -82,6 +82,18 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "cuda_depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, int[2] stride, int[4] "
       "padding, int[2] dilation, int activation, Tensor(a!) output, Tensor(b!)? sums) -> ()");
+  // A fused block, float16 or bfloat16; without the projection its depthwise result, and the sums
+  // (N, P, C) of P tiles of an image. activations: behind the expansion, the depthwise convolution
+  // and the projection. tile: one of those below; shared_bytes: that a block of threads may have.
+  m.def(
+      "cuda_inverted_residual(Tensor input, Tensor? expand_weight, Tensor? expand_bias, Tensor "
+      "depthwise_weight, Tensor? depthwise_bias, Tensor? project_weight, Tensor? project_bias, "
+      "int[2] stride, int[4] padding, int[3] activations, Tensor? residual, int[2] tile, "
+      "Tensor(a!) output, Tensor(b!)? sums, int shared_bytes) -> ()");
+  // Heights and widths of the tiles that can pay, the best first. problem: batch, height, width,
+  // output height and width, input, expanded and output channels (0: no projection), kernel,
+  // stride, whether there is an expansion.
+  m.def("inverted_residual_tiles(int[] problem, int shared_bytes) -> int[]");
   // -1 asks for the level in use; 0, 1, 2, 3 select scalar, avx2, avx512, neon. Weights packed
   // before belong to the old level.
   m.def("isa(int level) -> int");

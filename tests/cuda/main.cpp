@@ -5,5 +5,7 @@ int main() {
   fastconv_test::Results results;
   fastconv_test::test_depthwise(results);
   fastconv_test::test_depthwise_nchw(results);
+  fastconv_test::test_mma(results);
+  fastconv_test::test_inverted_residual(results);
   return results.report();
 }

@@ -70,8 +70,7 @@ def depthwise_separable_conv2d(
             for config in kernels.configs(n, c, k, size, kernel, stride, input.dtype):
                 found.append(Candidate("triton", str(config), seconds, _triton(kernels, config)))
         if maps.has_cuda(input) and tuple(dilation) == (1, 1):
-            geometry = tiles.Geometry(block, kernel, tuple(stride), tuple(padding), True)
-            for tile in tiles.feasible(geometry, gpu, input.dtype):
+            for tile in tiles.feasible(block, kernel, stride, gpu, input.dtype):
                 found.append(Candidate("cuda", str(tile), seconds, _cuda(tile)))
         return found
 

@@ -88,8 +88,8 @@ def inverted_residual(
         ]
         if not maps.has_cuda(input) or tuple(dilation) != (1, 1):
             return found
-        geometry = tiles.Geometry(block, kernel, tuple(stride), tuple(padding), excite is None)
-        for tile in tiles.feasible(geometry, gpu, input.dtype):
+        fused = block if excite is None else block._replace(out_channels=0)
+        for tile in tiles.feasible(fused, kernel, stride, gpu, input.dtype):
             if excite is None:
                 seconds = cost.seconds(cost.fused(block), gpu, bytes)
                 found.append(Candidate("cuda", str(tile), seconds, _fused(tile)))

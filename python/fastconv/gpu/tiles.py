@@ -8,65 +8,48 @@ import torch
 from torch import Tensor
 
 from . import cost, maps
-from .device import Gpu
+from .device import Gpu, gpu_of
 
 _MOST = 3
 _DTYPES = (torch.float16, torch.bfloat16)
 
 
 class Tile(NamedTuple):
-    """What a block of threads computes at a time.
-
-    Args:
-        height, width: output pixels of one image
-        images: more than one only where a tile is a whole image
-        chunk: expanded channels at a time
-        warps: threads / 32
-    """
+    """Output pixels of one image that a block of threads computes: height and width."""
 
     height: int
     width: int
-    images: int
-    chunk: int
-    warps: int
 
     def __str__(self) -> str:
-        return f"{self.images}x{self.height}x{self.width}, {self.chunk} channels"
+        return f"{self.height} x {self.width}"
 
     def parts(self, size: tuple[int, int]) -> int:
         """Tiles of one image whose output has this size."""
         return -(-size[0] // self.height) * -(-size[1] // self.width)
 
 
-class Geometry(NamedTuple):
-    """A block: its sizes, its window, and whether the projection is a part of the kernel."""
-
-    block: cost.Block
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    projects: bool
-
-
 Weight = tuple[Tensor | None, Tensor | None]  # and its bias
 
 
-def feasible(geometry: Geometry, gpu: Gpu, dtype: torch.dtype) -> list[Tile]:
-    """The tiles that fit the GPU and can pay, the best guess first."""
+def feasible(
+    block: cost.Block, kernel: maps.Pair, stride: maps.Pair, gpu: Gpu, dtype: torch.dtype
+) -> list[Tile]:
+    """The tiles that fit the GPU and can pay, the best guess first.
+
+    Args:
+        block: with 0 output channels for a kernel without the projection
+    """
     if dtype not in _DTYPES or (dtype is torch.bfloat16 and not gpu.has_bfloat16):
         return []
-    b = geometry.block
+    if kernel[0] != kernel[1] or stride[0] != stride[1]:
+        return []
     problem = [
-        *(b.batch, b.height, b.width, b.out_height, b.out_width),
-        *(b.in_channels, b.mid_channels, b.out_channels if geometry.projects else 0),
-        *geometry.kernel,
-        *geometry.stride,
-        int(b.expands),
+        *(block.batch, block.height, block.width, block.out_height, block.out_width),
+        *(block.in_channels, block.mid_channels, block.out_channels),
+        *(kernel[0], stride[0], int(block.expands)),
     ]
     numbers = torch.ops.fastconv.inverted_residual_tiles(problem, gpu.shared_bytes)
-    count = len(Tile._fields)
-    tiles = [Tile(*numbers[i : i + count]) for i in range(0, len(numbers), count)]
-    return tiles[:_MOST]
+    return [Tile(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)][:_MOST]
 
 
 def launch(
@@ -100,9 +83,10 @@ def launch(
         maps.floats(bias),
         *in_forms(project),
         *window,
-        *activations,
+        activations,
         residual,
-        list(tile),
+        tile,
         output,
         sums,
+        gpu_of(input.device).shared_bytes,
     )
