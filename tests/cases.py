@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DEVICE = "cpu"  # of the tensors of all cases, set by --device
+
 LAYOUTS = ("contiguous", "channels_last", "sliced", "expanded")
 
 Shape = tuple[int, ...]
@@ -36,18 +38,22 @@ class Case:
         return "-".join([self.note or sizes, *options, *extra])
 
     def arguments(
-        self, dtype: torch.dtype = torch.float32, layout: str = "contiguous", grad: bool = False
+        self,
+        dtype: torch.dtype = torch.float32,
+        layout: str = "contiguous",
+        grad: bool = False,
+        device: str | None = None,
     ) -> dict[str, Any]:
-        """Random tensors, the same for every dtype and layout but "expanded"."""
+        """Random tensors, the same for every dtype, device and layout but "expanded"."""
         generator = torch.Generator().manual_seed(len(str(self)))
         tensors = {}
         for name, shape in self.shapes.items():
             tensor = torch.randn(shape, generator=generator)
             if name.endswith("weight") and self.op != "squeeze_excite":
                 tensor *= (2 / max(1, tensor[0].numel())) ** 0.5
+            tensor = tensor.to(device or DEVICE, dtype)
             if len(shape) == 4 and not name.endswith("weight"):
                 tensor = with_layout(tensor, layout)
-            tensor = tensor.to(dtype)
             tensors[name] = tensor.requires_grad_() if grad else tensor
         return self.gathered(tensors)
 
@@ -77,7 +83,7 @@ def with_layout(tensor: Tensor, layout: str) -> Tensor:
         return tensor.contiguous(memory_format=torch.channels_last)
     if layout == "sliced":  # every stride is odd, and the data does not begin with the storage
         n, c, h, w = tensor.shape
-        larger = torch.full((n + 1, c + 2, h + 1, 2 * w + 1), torch.nan)
+        larger = tensor.new_full((n + 1, c + 2, h + 1, 2 * w + 1), torch.nan)
         view = larger[1:, 1 : c + 1, 1:, 1::2][..., :w]
         return view.copy_(tensor)
     if layout == "expanded":

@@ -13,6 +13,8 @@ if not torch.cuda.is_available():  # before anything imports Triton
 import fastconv
 from fastconv import _library, backend
 
+from . import cases
+
 ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
 
 
@@ -28,10 +30,32 @@ def usable_levels() -> list[str]:
 LEVELS = usable_levels() if _library.is_loaded() else []
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="of the ops' tensors")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    cases.DEVICE = config.getoption("--device")
+    if cases.DEVICE == "cuda" and not torch.cuda.is_available():
+        raise pytest.UsageError("--device cuda needs a GPU that PyTorch can use")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """any_backend: the reference, and the native ops with each instruction set that this CPU has;
+    or all that there is for a GPU."""
+    if "any_backend" in metafunc.fixturenames:
+        names = ["reference", *(f"native-{level}" for level in LEVELS or ["scalar"])]
+        if cases.DEVICE == "cuda":
+            names = ["reference", "auto", "triton", "cuda"]
+        metafunc.parametrize("any_backend", names, indirect=True)
+
+
 @contextlib.contextmanager
 def running_on(name: str) -> Iterator[str]:
-    """Runs calls on "reference", "native", or "native-<instruction set>"."""
+    """Runs calls on a backend, or "native-<instruction set>"."""
     kind, _, level = name.partition("-")
+    if kind == "native" and cases.DEVICE == "cuda":
+        kind, level = "auto", ""
     if kind == "native" and not LEVELS:
         pytest.skip(f"no native ops: {_library.load_error()}")
     isa = backend.use_isa(ISA_LEVELS[level]) if level else contextlib.nullcontext()
@@ -39,9 +63,9 @@ def running_on(name: str) -> Iterator[str]:
         yield name
 
 
-@pytest.fixture(params=["reference", *(f"native-{level}" for level in LEVELS or ["scalar"])])
+@pytest.fixture
 def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference, and the native ops with each instruction set that this CPU has."""
+    """One of the backends for the device of the tests."""
     with running_on(request.param) as name:
         yield name
 
@@ -51,6 +75,18 @@ def native() -> Iterator[str]:
     """The native ops with the best instruction set."""
     with running_on("native") as name:
         yield name
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> Iterator[None]:
+    """Without TF32: results are compared with those of float32."""
+    owners = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [owner.allow_tf32 for owner in owners]
+    for owner in owners:
+        owner.allow_tf32 = False
+    yield
+    for owner, allowed in zip(owners, before, strict=True):
+        owner.allow_tf32 = allowed
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,5 @@
-"""Triton's kernels, every configuration of each, in its interpreter: on the CPU, without a GPU."""
+"""The kernels for a GPU, every configuration of each. Without a GPU those of Triton, on the CPU in
+its interpreter; ``pytest --device cuda`` runs all of them where there is one."""
 
 import pytest
 import torch
@@ -9,19 +10,23 @@ from fastconv import backend, reference
 from fastconv.activation import CODES
 from fastconv.gpu import choice
 
+from . import cases
 from .assertions import assert_as_accurate
 from .cases import CASES, Case, tensors_of
 
-if not backend.interprets():
+ON_GPU = cases.DEVICE == "cuda"
+if not ON_GPU and not backend.interprets():
     pytest.skip(
-        backend.triton_missing() or "a GPU runs the kernels: the tests of the ops do",
+        backend.triton_missing() or "there is a GPU: pytest --device cuda runs them on it",
         allow_module_level=True,
     )
+in_interpreter = pytest.mark.skipif(ON_GPU, reason="of the interpreter")
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OPS = ("pointwise_conv2d", "depthwise_conv2d", "depthwise_separable_conv2d", "squeeze_excite")
 OPS += ("conv2d_bias_act", "pointwise_conv2d_pool", "inverted_residual")
-MOST_WORK = 40_000  # elements of one tensor; the interpreter needs a second for a few times that
+# Elements of one tensor; the interpreter needs a second for a few times that.
+MOST_WORK = 10**9 if ON_GPU else 20_000
 
 
 def work(case: Case) -> int:
@@ -32,8 +37,8 @@ SMALL = [case for op in OPS for case in CASES[op] if case.native and work(case) 
 
 
 @pytest.fixture(autouse=True)
-def triton_s():
-    with fastconv.use_backend("triton"):
+def gpu_s():
+    with fastconv.use_backend("auto" if ON_GPU else "triton"):
         yield
     choice.forget()
 
@@ -47,7 +52,7 @@ def candidates(monkeypatch):
 
     def one(op, wish, made):
         found = plausible(op, wish, made)
-        if found[0].backend == "triton":
+        if ON_GPU or found[0].backend == "triton":
             names[:] = [candidate.name for candidate in found]
             found = [found[state["index"] % len(found)]]
         return found
@@ -111,6 +116,7 @@ def test_sums_of_a_depthwise_convolution(candidates):
 
     torch.manual_seed(0)
     input, weight, bias = torch.randn(2, 12, 9, 7), torch.randn(12, 1, 3, 3), torch.randn(12)
+    input, weight, bias = (tensor.to(cases.DEVICE) for tensor in (input, weight, bias))
     args = (input, weight, bias, (2, 1), (1, 1, 0, 2), (1, 1))
     expected = reference.depthwise_conv2d(*args, activation="relu6")
     index, count = 0, 1
@@ -123,12 +129,14 @@ def test_sums_of_a_depthwise_convolution(candidates):
         index, count = index + 1, len(candidates["names"])
 
 
+@in_interpreter
 def test_no_derivatives_in_the_interpreter():
     weight = torch.randn(4, 3, 1, 1, requires_grad=True)
     with pytest.raises(fastconv.BackendError, match="there are neither derivatives nor graphs"):
         fastconv.pointwise_conv2d(torch.randn(1, 3, 2, 2), weight)
 
 
+@in_interpreter
 def test_modules_are_not_interpreted():
     layer = fastconv.nn.Conv2d(3, 4, 1).eval()
     with torch.no_grad(), pytest.raises(fastconv.BackendError, match="functions, not modules"):

@@ -1,0 +1,1 @@
+"""Measurements on a GPU: ``python -m benchmarks.gpu``, or all with tests by ``make gpu``."""
