@@ -1,0 +1,156 @@
+"""The ledger of GPU results, and the other tools that read what a compiler or a GPU said."""
+
+import importlib.util
+import json
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.gpu import layers, ledger
+from benchmarks.gpu.timing import Budget
+
+ROOT = Path(__file__).parents[1]
+
+RESULTS = {  # made up, as a file would have it
+    "gpu": "NVIDIA Imaginary",
+    "versions": {"torch": "2.11.0"},
+    "commit": "0123456789abcdef",
+    "sources_hash": "a hash",
+    "ceilings": {"copy_bytes_per_second": 4e12},
+    "networks": [
+        {
+            "id": "mobilenet_v2, batch 256, bfloat16",
+            "images_per_second": {"fastconv": 1000.0, "eager": 400.0, "torch.compile": 500.0},
+        }
+    ],
+    "layers": [
+        {
+            "id": "a layer",
+            "bytes": 2_000_000,
+            "seconds": {"fastconv": 1e-6, "eager channels_last": 2e-6},
+            "errors": {},
+            "chosen": "cuda 14 x 14",
+        },
+        {
+            "id": "another",
+            "bytes": 1,
+            "seconds": {},
+            "errors": {"fastconv": "broken"},
+            "chosen": "",
+        },
+    ],
+}
+
+
+def test_tables():
+    text = ledger.render(RESULTS, "a hash")
+    assert "| mobilenet_v2, batch 256, bfloat16 | 1,000 | 400 | 500 | 2.00 |" in text
+    assert "| a layer | 1.0 | 2000 | 50 | 2.00 | cuda 14 x 14 |" in text
+    assert "| another | failed | - | - | - | broken |" in text
+    assert "NVIDIA Imaginary. torch 2.11.0. Commit 0123456789." in text
+    assert ledger.OLDER not in text
+    assert ledger.OLDER in ledger.render(RESULTS, "another hash")
+
+
+def test_readme_shows_the_ledger():
+    readme = (ROOT / "README.md").read_text()
+    path, text = ledger.shown(readme)
+    now = ledger.sources_hash()
+    if path is None:
+        assert text == ledger.render(None, now) == ledger.NOT_MEASURED
+        found = [p for p in ledger.RESULTS.glob("*.json") if "gpu" in json.loads(p.read_text())]
+        assert found == []
+        return
+    results = json.loads((ROOT / path).read_text())
+    # The line about older sources comes and goes with them: the numbers must be the file's.
+    current = {text, ledger.render(results, now), ledger.render(results, results["sources_hash"])}
+    assert text in current
+    assert re.sub(r"\*\*.*\*\*\n\n", "", text) == ledger.render(results, results["sources_hash"])
+    if results["sources_hash"] != now:
+        warnings.warn(ledger.OLDER, stacklevel=1)
+
+
+def test_readme_is_updated():
+    readme = "before\n<!-- gpu: none -->\nold\n<!-- /gpu -->\nafter\n"
+    new = ledger.updated(readme, RESULTS, "benchmarks/results/x.json", "a hash")
+    assert ledger.shown(new) == ("benchmarks/results/x.json", ledger.render(RESULTS, "a hash"))
+    assert new.startswith("before\n")
+    assert new.endswith("after\n")
+    assert ledger.shown(ledger.updated(new, None, "", "a hash")) == (None, ledger.NOT_MEASURED)
+    with pytest.raises(ValueError, match=r"^README.md must contain"):
+        ledger.shown("nothing")
+
+
+def test_hash_of_the_sources(tmp_path):
+    for folder in ledger.SOURCES:
+        (tmp_path / folder).mkdir(parents=True)
+    source = tmp_path / "csrc" / "a.cu"
+    source.write_text("one")
+    first = ledger.sources_hash(tmp_path)
+    (tmp_path / "csrc" / "notes.txt").write_text("of no effect")
+    assert ledger.sources_hash(tmp_path) == first
+    source.write_text("two")
+    assert ledger.sources_hash(tmp_path) != first
+    source.write_text("one")
+    assert ledger.sources_hash(tmp_path) == first
+    source.rename(source.with_name("b.cu"))
+    assert ledger.sources_hash(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("gpu", "name"),
+    [
+        ("NVIDIA H200", "h200.json"),
+        ("NVIDIA H100 80GB HBM3", "h100.json"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090.json"),
+        ("Tesla T4", "t4.json"),
+    ],
+)
+def test_file_names(gpu, name):
+    assert ledger.file_name(gpu) == name
+
+
+def test_budget():
+    assert 9 < Budget(10).left() <= 10
+    assert Budget(-1).left() < 0
+
+
+def test_layers_of_a_network():
+    found = {layer.name: layer for layer in layers.layers("mobilenet_v2", 64)}
+    block = found["InvertedResidual 16x16-24-144-144-24-k3s1"]
+    pixels = 16 * 16
+    assert block.map_values == 2 * 24 * pixels
+    assert block.weight_values == 144 * (24 + 9 + 24) + 144 + 144 + 24
+    assert block.bytes(8, torch.bfloat16) == 2 * (8 * block.map_values + block.weight_values)
+    assert block.flops == 2 * pixels * 144 * (24 + 9 + 24)
+
+
+def _ptxas_report():
+    path = ROOT / "tests" / "cuda" / "ptxas_report.py"
+    spec = importlib.util.spec_from_file_location("ptxas_report", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_the_compiler_says_of_registers(monkeypatch, capsys):
+    report = _ptxas_report()
+    text = """[1/2] nvcc
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z4kernIfEvi' for 'sm_90'
+ptxas info    : Function properties for _Z4kernIfEvi
+    8 bytes stack frame, {} bytes spill stores, {} bytes spill loads
+ptxas info    : Used 40 registers, used 1 barriers
+"""
+    for spilled, status in ((0, 0), (4, 1)):
+        lines = text.format(spilled, spilled).splitlines(keepends=True)
+        expected = report.Kernel("_Z4kernIfEvi", "sm_90", 40, 2 * spilled)
+        assert report.parse(lines) == [expected]
+        monkeypatch.setattr(report.sys, "stdin", type("", (), {"readlines": lambda l=lines: l}))
+        monkeypatch.setattr(report, "readable", lambda names: names)
+        assert report.main() == status
+        assert "40 registers" in capsys.readouterr().out
+    monkeypatch.setattr(report.sys, "stdin", type("", (), {"readlines": lambda: ["error\n"]}))
+    assert report.main() == 1  # a build that compiled nothing
