@@ -1,6 +1,7 @@
 """The ledger of GPU results, and the other tools that read what a compiler or a GPU said."""
 
 import importlib.util
+import io
 import json
 import re
 import warnings
@@ -148,9 +149,9 @@ ptxas info    : Used 40 registers, used 1 barriers
         lines = text.format(spilled, spilled).splitlines(keepends=True)
         expected = report.Kernel("_Z4kernIfEvi", "sm_90", 40, 2 * spilled)
         assert report.parse(lines) == [expected]
-        monkeypatch.setattr(report.sys, "stdin", type("", (), {"readlines": lambda l=lines: l}))
+        monkeypatch.setattr(report.sys, "stdin", io.StringIO("".join(lines)))
         monkeypatch.setattr(report, "readable", lambda names: names)
         assert report.main() == status
         assert "40 registers" in capsys.readouterr().out
-    monkeypatch.setattr(report.sys, "stdin", type("", (), {"readlines": lambda: ["error\n"]}))
+    monkeypatch.setattr(report.sys, "stdin", io.StringIO("error\n"))
     assert report.main() == 1  # a build that compiled nothing

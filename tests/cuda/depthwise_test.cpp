@@ -65,11 +65,13 @@ void run(Results& results, Random& random, const Case& k, bool nchw) {
           double total = bias[ci];
           for (int64_t ky = 0; ky < k.kh; ++ky)
             for (int64_t kx = 0; kx < k.kw; ++kx) {
-              const int64_t iy = y * k.sh - k.top + ky * k.dh, ix = x * k.sw - k.left + kx * k.dw;
-              if (iy < 0 || iy >= k.h || ix < 0 || ix >= k.w) continue;
+              const int64_t in_y = y * k.sh - k.top + ky * k.dh,
+                            in_x = x * k.sw - k.left + kx * k.dw;
+              if (in_y < 0 || in_y >= k.h || in_x < 0 || in_x >= k.w) continue;
               const int64_t tap = ky * k.kw + kx;
               const float factor = weight[nchw ? ci * k.kh * k.kw + tap : tap * k.c + ci];
-              total += static_cast<double>(fastconv::to_float(input[in(n, ci, iy, ix)])) * factor;
+              total +=
+                  static_cast<double>(fastconv::to_float(input[in(n, ci, in_y, in_x)])) * factor;
             }
           total = activate(k.activation, total);
           expected[out(n, ci, y, x)] = total;

@@ -99,10 +99,10 @@ void run(Results& results, Random& random, Case k) {
         for (int64_t m = 0; m < mid; ++m) {
           double total = k.biases ? depthwise_bias[m] : 0;
           for (int64_t tap = 0; tap < kk; ++tap) {
-            const int64_t iy = y * s.stride - k.top + tap / s.kernel;
-            const int64_t ix = x * s.stride - k.left + tap % s.kernel;
-            if (iy < 0 || iy >= s.height || ix < 0 || ix >= s.width) continue;
-            total += expanded[(iy * s.width + ix) * mid + m] * filters[tap * mid + m];
+            const int64_t in_y = y * s.stride - k.top + tap / s.kernel;
+            const int64_t in_x = x * s.stride - k.left + tap % s.kernel;
+            if (in_y < 0 || in_y >= s.height || in_x < 0 || in_x >= s.width) continue;
+            total += expanded[(in_y * s.width + in_x) * mid + m] * filters[tap * mid + m];
           }
           total = activate(k.depthwise_activation, total);
           expected_sums[n * mid + m] += total;
