@@ -155,3 +155,13 @@ ptxas info    : Used 40 registers, used 1 barriers
         assert "40 registers" in capsys.readouterr().out
     monkeypatch.setattr(report.sys, "stdin", io.StringIO("error\n"))
     assert report.main() == 1  # a build that compiled nothing
+
+
+def test_the_rival_is_plain_pytorch():
+    model = layers.random_network("mobilenet_v2")
+    plain = layers.plain_copy(model)
+    input = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = plain(input)
+        assert not any("_fused_cache" in module.__dict__ for module in plain.modules())
+        torch.testing.assert_close(model(input), expected, rtol=1e-3, atol=1e-4)

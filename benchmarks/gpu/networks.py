@@ -11,7 +11,7 @@ from torch import Tensor
 
 import fastconv
 
-from .layers import NETWORKS, TOLERANCE, random_network
+from .layers import NETWORKS, TOLERANCE, plain_copy, random_network
 from .timing import Budget, compare, wall_seconds
 
 # The most important first: a budget may end early.
@@ -40,17 +40,17 @@ def _row(name: str, batch: int, dtype: torch.dtype, compiled: bool) -> dict[str,
     model = random_network(name)
     images = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
-        truth = copy.deepcopy(model).double()._plain_forward(images.double()).cuda()
+        truth = plain_copy(model).double()(images.double()).cuda()
         input = images.to("cuda", dtype)[torch.arange(batch, device="cuda") % 2]
         input = input.contiguous(memory_format=torch.channels_last)
         ours = copy.deepcopy(model).to("cuda", dtype)
-        plain = copy.deepcopy(model).to("cuda", dtype).to(memory_format=torch.channels_last)
+        plain = plain_copy(model).to("cuda", dtype)
         calls: dict[str, Callable[[], Tensor]] = {
             "fastconv": lambda: ours(input),
-            "eager": lambda: plain._plain_forward(input),
+            "eager": lambda: plain(input),
         }
         if compiled:
-            function = torch.compile(plain._plain_forward, mode="max-autotune-no-cudagraphs")
+            function = torch.compile(plain, mode="max-autotune-no-cudagraphs")
             calls["torch.compile"] = lambda: function(input)
         # Whole networks add up the roundings of their layers.
         graphs = compare(calls, truth[: min(2, batch)], 3 * TOLERANCE[dtype], target=20e-3)

@@ -56,7 +56,7 @@ def from_properties(properties: Any) -> Gpu:
     """From what ``torch.cuda.get_device_properties`` says; older PyTorch leaves some of it out."""
     capability = (properties.major, properties.minor)
     count = properties.multi_processor_count
-    clock = getattr(properties, "clock_rate", 1_500_000) * 1e3  # from kHz
+    clock = 1e3 * (getattr(properties, "clock_rate", 0) or 1_500_000)  # from kHz
     # Two transfers per clock.
     bandwidth = 2e3 * getattr(properties, "memory_clock_rate", 0) / 8
     bandwidth *= getattr(properties, "memory_bus_width", 0)

@@ -34,9 +34,10 @@ def forget() -> None:
 def path(gpu: Gpu) -> Path:
     """Where measurements of this GPU are kept, in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    versions = [importlib.metadata.version("fastconv"), torch.__version__, str(torch.version.cuda)]
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        versions.append(importlib.metadata.version("triton"))
+    versions = [torch.__version__, str(torch.version.cuda)]
+    for package in ("fastconv", "triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(importlib.metadata.version(package))
     stamp = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:12]
     name = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
     return Path(cache) / "fastconv" / f"{name}-{stamp}.json"

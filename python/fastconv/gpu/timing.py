@@ -10,53 +10,76 @@ import torch
 _CALLS = 8  # in one graph
 _ROUNDS = 5
 
+Function = Callable[[Any], Any]
 
-def measure(functions: Sequence[Callable[[Any], Any]], call: Any) -> list[float]:
+
+def measure(functions: Sequence[Function], call: Any) -> list[float]:
     """Seconds per call of each function, infinite for one that fails; the last must not.
 
     Every function is captured in a CUDA graph, so that kernels are compared and not launches. The
-    graphs are replayed in turns, and of each the shortest time counts.
+    graphs are replayed in turns, and of each the shortest time counts. Where the last cannot be
+    captured, all are called as they are.
     """
-    device = call.input.device
-    with torch.no_grad(), torch.cuda.device(device):
-        graphs: list[torch.cuda.CUDAGraph | None] = []
-        for index, function in enumerate(functions):
-            try:
-                graphs.append(_captured(function, call))
-            except Exception:
-                # A configuration that does not fit this GPU, for example.
-                if index == len(functions) - 1:
-                    raise
-                graphs.append(None)
+    with torch.no_grad(), torch.cuda.device(call.input.device):
+        runs = [_attempt(function, call) for function in functions[:-1]]
+        functions[-1](call)
+        last = _captured(functions[-1], call)
+        if last is None:
+            called = [
+                None if run is None else _calling(function, call)
+                for run, function in zip(runs, functions[:-1], strict=True)
+            ]
+            runs, last = called, _calling(functions[-1], call)
         times = [float("inf")] * len(functions)
         for _ in range(_ROUNDS):
-            for index, graph in enumerate(graphs):
-                if graph is not None:
-                    times[index] = min(times[index], _replay(graph))
+            for index, run in enumerate([*runs, last]):
+                if run is not None:
+                    times[index] = min(times[index], _seconds(run) / _CALLS)
     return times
 
 
-def _captured(function: Callable[[Any], Any], call: Any) -> torch.cuda.CUDAGraph:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):  # compiles, and lets what is inside choose, before the capture
+def _attempt(function: Function, call: Any) -> Callable[[], None] | None:
+    """Some calls at once, or None: a configuration may not fit this GPU, for example."""
+    try:
+        for _ in range(2):  # compiles, and lets what is inside choose
             function(call)
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    # Other threads may go on.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        torch.cuda.synchronize()
+    except Exception:
+        return None
+    return _captured(function, call) or _calling(function, call)
+
+
+def _calling(function: Function, call: Any) -> Callable[[], None]:
+    def run() -> None:
         for _ in range(_CALLS):
             function(call)
+
+    return run
+
+
+def _captured(function: Function, call: Any) -> Callable[[], None] | None:
+    """The same as a CUDA graph, None where that is not possible."""
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(stream):
+            graph.capture_begin(capture_error_mode="thread_local")  # other threads may go on
+            try:
+                _calling(function, call)()
+            finally:
+                graph.capture_end()
+    except RuntimeError:
+        return None
+    torch.cuda.current_stream().wait_stream(stream)
     graph.replay()
-    return graph
+    return graph.replay
 
 
-def _replay(graph: torch.cuda.CUDAGraph) -> float:
+def _seconds(run: Callable[[], None]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    graph.replay()
+    run()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) * 1e-3 / _CALLS
+    return start.elapsed_time(end) * 1e-3
