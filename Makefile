@@ -12,7 +12,7 @@ JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
-.PHONY: demo test lint format bench sanitize neon cuda cuda-emulation gpu aarch64-tools clean
+.PHONY: demo test lint format bench sanitize neon cuda cuda-emulation cuda-races gpu aarch64-tools clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo ; fastconv classify --demo
@@ -24,6 +24,7 @@ sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cma
 neon: aarch64-tools .venv/dev ; cmake -S . -B build/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON && cmake --build build/neon --parallel $(JOBS) && qemu-aarch64 build/neon/kernels_test neon
 gpu: ; benchmarks/gpu/run.sh
 cuda-emulation: .venv/dev ; cmake -S . -B build/cuda-emulation -DFASTCONV_CUDA_EMULATION=ON && cmake --build build/cuda-emulation --parallel $(JOBS) && build/cuda-emulation/cuda_test
+cuda-races: .venv/dev ; cmake -S . -B build/cuda-races -DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread && cmake --build build/cuda-races --parallel $(JOBS) && build/cuda-races/cuda_test
 cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 

@@ -2,9 +2,10 @@
 // A block of threads owns a tile of output pixels of one image. The input under it, with the border
 // that the filters need, lies in shared memory; kChunk expanded channels at a time are computed by
 // the tensor cores, convolved by the ordinary ones, and multiplied into the sums of all output
-// channels, which stay in registers. Pixels outside of the image are zero after the activation, as
-// the depthwise convolution's padding is. Bytes moved: the input once and its borders again, the
-// output once, all weights from the L2 cache for every tile; the expanded maps never.
+// channels, which stay in registers; the next chunk's weights arrive meanwhile. Pixels outside of
+// the image are zero after the activation, as the depthwise convolution's padding is. Bytes moved:
+// the input once and its borders again, the output once, all weights from the L2 cache for every
+// tile; the expanded maps never.
 #include "activation.cuh"
 #include "dispatch.cuh"
 #include "inverted_residual.h"
@@ -24,8 +25,9 @@ struct KernelParams {
   bool vector_input, vector_expand, vector_project;  // whether 16-byte loads are aligned
 };
 
-// Copies rows into shared memory, 16 bytes at a time where the source allows it, and zeros where
-// `row` gives null and behind `columns`. row(i): where the i-th row begins in memory.
+// Copies rows into shared memory, 16 bytes at a time while the threads go on where the source
+// allows it, and zeros where `row` gives null and behind `columns`. row(i): where the i-th row
+// begins.
 template <class T, class Row>
 __device__ void copy_rows(T* to, int pitch, int rows, int padded_columns, int columns, bool vectors,
                           Row row) {
@@ -34,18 +36,16 @@ __device__ void copy_rows(T* to, int pitch, int rows, int padded_columns, int co
   for (int i = threadIdx.x; i < rows * steps; i += kBlockThreads) {
     const int r = i / steps, c = i % steps * kWide;
     const T* from = row(r);
-    Vec<T, kWide> v;
-    if (from != nullptr && c < columns) {
-      if (vectors) {
-        v = Vec<T, kWide>::load(from + c);
-      } else {
-        float x[kWide];
-#pragma unroll
-        for (int j = 0; j < kWide; ++j) x[j] = c + j < columns ? to_float(from[c + j]) : 0.0f;
-        v = Vec<T, kWide>::of(x);
-      }
+    T* place = to + r * pitch + c;
+    const bool zero = from == nullptr || c >= columns;
+    if (vectors && !zero) {
+      copy_ahead<16>(place, from + c);
+      continue;
     }
-    v.store(to + r * pitch + c);
+    float x[kWide];
+#pragma unroll
+    for (int j = 0; j < kWide; ++j) x[j] = !zero && c + j < columns ? to_float(from[c + j]) : 0.0f;
+    Vec<T, kWide>::of(x).store(place);
   }
 }
 
@@ -178,7 +178,11 @@ __device__ void load_filters(const KernelParams& k, int64_t first, float* to) {
     const float* from = k.p.depthwise_weight + row * mid;
     if (row == taps) from = k.p.depthwise_bias;
     if (row == taps + 1) from = k.p.expand_bias;
-    to[i] = from != nullptr && channel < mid ? from[channel] : 0.0f;
+    if (from != nullptr && channel < mid) {
+      copy_ahead<4>(to + i, from + channel);
+    } else {
+      to[i] = 0.0f;
+    }
   }
 }
 
@@ -219,6 +223,42 @@ __device__ void store_output(const KernelParams& k, const Position& at,
     }
 }
 
+// Where a chunk's weights lie in shared memory.
+template <class T>
+struct ChunkWeights {
+  __device__ ChunkWeights(const KernelParams& k, unsigned char* shared, int chunk) {
+    unsigned char* base = shared + chunk % 2 * k.layout.next_weights;
+    expand = reinterpret_cast<T*>(base + k.layout.expand_weight);
+    project = reinterpret_cast<T*>(base + k.layout.project_weight);
+    filters = reinterpret_cast<float*>(base + k.layout.filters);
+  }
+  T *expand, *project;
+  float* filters;
+};
+
+// Begins to load the weights of the chunk of channels that begins at `first`.
+template <class T>
+__device__ void load_weights(const KernelParams& k, const ChunkWeights<T>& to, int first) {
+  const BlockSizes& s = k.p.sizes;
+  const int mid = static_cast<int>(s.mid_channels), in = static_cast<int>(s.in_channels);
+  load_filters(k, first, to.filters);
+  if (s.expands) {
+    const int pitch = static_cast<int>(k.layout.input_pitch);
+    copy_rows(
+        to.expand, pitch, kChunk, pitch - kPadding, in, k.vector_expand, [&](int row) -> const T* {
+          if (first + row >= mid) return nullptr;
+          return static_cast<const T*>(k.p.expand_weight) + static_cast<int64_t>(first + row) * in;
+        });
+  }
+  if (s.out_channels > 0)
+    copy_rows(to.project, kChunk + kPadding, static_cast<int>(k.layout.warps.columns()), kChunk,
+              mid - first, k.vector_project, [&](int row) -> const T* {
+                if (row >= s.out_channels) return nullptr;
+                return static_cast<const T*>(k.p.project_weight) + static_cast<int64_t>(row) * mid +
+                       first;
+              });
+}
+
 // kMTiles 0: without projection.
 template <class T, int K, int S, int kMTiles, int kNTiles>
 __global__ void __launch_bounds__(kBlockThreads, kMTiles > 0 ? 1 : 2)
@@ -231,10 +271,7 @@ __global__ void __launch_bounds__(kBlockThreads, kMTiles > 0 ? 1 : 2)
   unsigned char* shared = shared_memory<unsigned char>();
   T* input = reinterpret_cast<T*>(shared + k.layout.input);
   T* expanded = reinterpret_cast<T*>(shared + k.layout.expanded);
-  T* expand_weight = reinterpret_cast<T*>(shared + k.layout.expand_weight);
-  float* filters = reinterpret_cast<float*>(shared + k.layout.filters);
   T* depthwise = reinterpret_cast<T*>(shared + k.layout.depthwise);
-  T* project_weight = reinterpret_cast<T*>(shared + k.layout.project_weight);
   const int mid = static_cast<int>(s.mid_channels), in = static_cast<int>(s.in_channels);
   const int all_chunks = static_cast<int>(round_up(mid, kChunk));
   const int input_pitch =
@@ -248,30 +285,21 @@ __global__ void __launch_bounds__(kBlockThreads, kMTiles > 0 ? 1 : 2)
               const int64_t y = at.in_y0 + pixel / width, x = at.in_x0 + pixel % width;
               return image + (y * s.width + x) * in;
             });
+  load_weights(k, ChunkWeights<T>(k, shared, 0), 0);
 
   FragmentD sum[kM][kN] = {};
   const int warp = threadIdx.x / 32, warps_n = k.layout.warps.warps_n;
   const int row0 = warp / warps_n * kM * 16, column0 = warp % warps_n * kN * 8;
   for (int first = 0; first < mid; first += kChunk) {
-    __syncthreads();  // nobody still reads the chunk before
-    load_filters(k, first, filters);
-    if (s.expands)
-      copy_rows(expand_weight, input_pitch, kChunk, input_pitch - kPadding, in, k.vector_expand,
-                [&](int row) -> const T* {
-                  if (first + row >= mid) return nullptr;
-                  return static_cast<const T*>(k.p.expand_weight) +
-                         static_cast<int64_t>(first + row) * in;
-                });
-    if constexpr (kProjects)
-      copy_rows(project_weight, kChunkPitch, static_cast<int>(k.layout.warps.columns()), kChunk,
-                mid - first, k.vector_project, [&](int row) -> const T* {
-                  if (row >= s.out_channels) return nullptr;
-                  return static_cast<const T*>(k.p.project_weight) +
-                         static_cast<int64_t>(row) * mid + first;
-                });
-    __syncthreads();
+    const int chunk = first / kChunk;
+    const ChunkWeights<T> weights(k, shared, chunk);
+    const float* filters = weights.filters;
+    wait_for_copies();
+    __syncthreads();  // they are there for all, and nobody still reads the chunk before
+    if (first + kChunk < mid)
+      load_weights(k, ChunkWeights<T>(k, shared, chunk + 1), first + kChunk);
     if (s.expands) {
-      expand_chunk(k, at, input, expand_weight, filters + (K * K + 1) * kChunk, expanded);
+      expand_chunk(k, at, input, weights.expand, filters + (K * K + 1) * kChunk, expanded);
       __syncthreads();
     }
     const T* maps = s.expands ? expanded : input + first;
@@ -295,7 +323,7 @@ __global__ void __launch_bounds__(kBlockThreads, kMTiles > 0 ? 1 : 2)
 #pragma unroll
         for (int n = 0; n < kN; n += 2) {
           FragmentB first_b, second_b;
-          load_b(first_b, second_b, project_weight + (column0 + n * 8) * kChunkPitch + c,
+          load_b(first_b, second_b, weights.project + (column0 + n * 8) * kChunkPitch + c,
                  kChunkPitch);
 #pragma unroll
           for (int m = 0; m < kM; ++m) {

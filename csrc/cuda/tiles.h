@@ -65,15 +65,21 @@ struct SharedLayout {
     input =
         take(2 * in_rows * (b.expands ? input_pitch : round_up(b.mid_channels, kChunk) + kPadding));
     expanded = take(b.expands ? 2 * in_rows * chunk_pitch : 0);
-    expand_weight = take(b.expands ? 2 * kChunk * input_pitch : 0);
-    filters = take(4 * (taps + 2) * kChunk);  // and both biases
     depthwise = take(b.out_channels ? 2 * warps.rows() * chunk_pitch : 4 * kBlockThreads * 2);
+    // Twice: the weights of the next chunk arrive while this one's are used.
+    const int64_t weights = end;
+    expand_weight = take(b.expands ? 2 * kChunk * input_pitch : 0);
     project_weight = take(b.out_channels ? 2 * warps.columns() * chunk_pitch : 0);
+    filters = take(4 * (taps + 2) * kChunk);  // and both biases
+    next_weights = end - weights;
+    end += next_weights;
     bytes = end;
   }
   int64_t in_width, in_pixels, in_rows, out_pixels, input_pitch;
   WarpTiles warps;
-  int64_t input, expanded, expand_weight, filters, depthwise, project_weight, bytes;
+  int64_t input, expanded, depthwise, expand_weight, project_weight, filters;
+  int64_t next_weights;  // from one chunk's weights to the next one's
+  int64_t bytes;
 };
 
 // Whether a tile can be computed with this much shared memory.

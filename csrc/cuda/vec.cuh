@@ -70,4 +70,27 @@ struct Vec {
   }
 };
 
+// Copies 4 or 16 bytes from memory to shared memory while the thread goes on. They are there for
+// all after wait_for_copies and a barrier.
+template <int kBytes>
+__device__ void copy_ahead(void* shared, const void* from) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
+  }
+#else
+  using Raw = typename Word<kBytes>::type;
+  *static_cast<Raw*>(shared) = *static_cast<const Raw*>(from);
+#endif
+}
+
+__device__ inline void wait_for_copies() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
 }  // namespace fastconv

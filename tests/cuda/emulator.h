@@ -1,8 +1,8 @@
 // Runs CUDA kernels on the CPU, for their arithmetic: every thread of a block is one of the
 // system's threads, blocks run one after the other. Shared memory is allocated for each block in
 // the size that the launch asks for, so that AddressSanitizer sees what goes beyond it, and holds
-// NaN until it is written to. Nothing here knows of time, nor of the order in which a GPU runs
-// threads: races may go unseen, unless ThreadSanitizer looks.
+// NaN until it is written to. Built with ThreadSanitizer it finds accesses that no barrier orders.
+// Nothing here knows of time, nor of the order in which a GPU runs threads.
 #pragma once
 
 #include <cuda_runtime.h>

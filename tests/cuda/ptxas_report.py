@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-# A thread of the generic kernels may: they run what the others do not.
+# A thread of the generic kernels may : they run what the others do not.
 _COLD = ("generic",)
 
 
