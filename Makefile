@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 INSTALL := python -m pip install --quiet --disable-pip-version-check
 NATIVE := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
+# A CPU with AVX-512 runs the tiles themselves.
+WIDE := $(if $(shell grep -s avx512f /proc/cpuinfo),OFF,ON)
 NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
@@ -20,7 +22,7 @@ test: .venv/test ; python -m pytest
 lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format --dry-run -Werror $(NATIVE) && typos
 format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
 bench: .venv/bench ; python -m benchmarks.report
-sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
+sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON -DFASTCONV_TEST_WIDE=$(WIDE) && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
 neon: aarch64-tools .venv/dev ; cmake -S . -B build/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON && cmake --build build/neon --parallel $(JOBS) && qemu-aarch64 build/neon/kernels_test neon
 gpu: ; benchmarks/gpu/run.sh
 cuda-emulation: .venv/dev ; cmake -S . -B build/cuda-emulation -DFASTCONV_CUDA_EMULATION=ON && cmake --build build/cuda-emulation --parallel $(JOBS) && build/cuda-emulation/cuda_test

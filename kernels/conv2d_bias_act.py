@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .activation import activate
-from .launch import dot, dot_precision, unit_of
+from .launch import dot, dot_precision, empty_map, unit_of, window_size
 
 
 class Config(NamedTuple):
@@ -59,11 +59,8 @@ def conv2d_bias_act(
     """
     n, c, h, w = input.shape
     k, _, kh, kw = weight.shape
-    oh = (h + padding[0] + padding[1] - kh) // stride[0] + 1
-    ow = (w + padding[2] + padding[3] - kw) // stride[1] + 1
-    output = torch.empty(
-        (n, k, oh, ow), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    oh, ow = window_size(input, (kh, kw), stride, padding)
+    output = empty_map(input, n, k, oh, ow)
     blocks = triton.cdiv(oh * ow, config.block_m) * triton.cdiv(k, config.block_n)
     if n * blocks > 0:
         unit = unit_of(k)

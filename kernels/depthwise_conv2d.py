@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .activation import activate
-from .launch import unit_of
+from .launch import empty_map, unit_of, window_size
 
 
 class Config(NamedTuple):
@@ -69,11 +69,8 @@ def depthwise_conv2d(
     """
     n, c, h, w = input.shape
     kh, kw = weight.shape[2:]
-    oh = (h + padding[0] + padding[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (w + padding[2] + padding[3] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    output = torch.empty(
-        (n, c, oh, ow), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    oh, ow = window_size(input, (kh, kw), stride, padding, dilation)
+    output = empty_map(input, n, c, oh, ow)
     tiles = triton.cdiv(oh, config.block_h) * triton.cdiv(ow, config.block_w)
     sums = None
     if pool:

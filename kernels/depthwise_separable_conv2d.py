@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .activation import activate
 from .depthwise_conv2d import window_sum
-from .launch import dot, dot_precision, unit_of
+from .launch import dot, dot_precision, empty_map, unit_of, window_size
 
 
 class Config(NamedTuple):
@@ -76,11 +76,8 @@ def depthwise_separable_conv2d(
     """
     n, c, h, w = input.shape
     k, (kh, kw) = pointwise_weight.shape[0], depthwise_weight.shape[2:]
-    oh = (h + padding[0] + padding[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    ow = (w + padding[2] + padding[3] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    output = torch.empty(
-        (n, k, oh, ow), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    oh, ow = window_size(input, (kh, kw), stride, padding, dilation)
+    output = empty_map(input, n, k, oh, ow)
     tiles = triton.cdiv(oh, config.block_h) * triton.cdiv(ow, config.block_w)
     programs = n * tiles * triton.cdiv(k, config.block_n)
     if programs > 0:

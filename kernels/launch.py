@@ -17,6 +17,26 @@ def unit_of(channels: int) -> int:
     return math.gcd(channels, 16)
 
 
+def empty_map(input: Tensor, *sizes: int) -> Tensor:
+    """An uninitialized channels_last map of the input's dtype, (N, C, H, W)."""
+    return torch.empty(
+        sizes, dtype=input.dtype, device=input.device, memory_format=torch.channels_last
+    )
+
+
+def window_size(
+    input: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> tuple[int, int]:
+    """OH, OW; padding: top, bottom, left, right."""
+    spare_h = input.shape[2] + padding[0] + padding[1] - dilation[0] * (kernel[0] - 1) - 1
+    spare_w = input.shape[3] + padding[2] + padding[3] - dilation[1] * (kernel[1] - 1) - 1
+    return spare_h // stride[0] + 1, spare_w // stride[1] + 1
+
+
 def dot_precision(input: Tensor) -> str:
     """How :func:`dot` multiplies: float32 as TF32 only where PyTorch's convolutions may."""
     if input.dtype is torch.bfloat16 and triton.knobs.runtime.interpret:

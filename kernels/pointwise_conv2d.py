@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .activation import activate
-from .launch import dot, dot_precision, unit_of
+from .launch import dot, dot_precision, empty_map, unit_of
 
 
 class Config(NamedTuple):
@@ -60,9 +60,7 @@ def pointwise_conv2d(
     n, c, h, w = input.shape
     k = weight.shape[0]
     oh, ow = (h - 1) // stride[0] + 1, (w - 1) // stride[1] + 1
-    output = torch.empty(
-        (n, k, oh, ow), dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    output = empty_map(input, n, k, oh, ow)
     strided = tuple(stride) != (1, 1)
     by_image = strided or input_scale is not None
     groups, rows = (n, oh * ow) if by_image else (1, n * oh * ow)

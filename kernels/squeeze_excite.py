@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .activation import activate
-from .launch import unit_of
+from .launch import empty_map, unit_of
 
 _LARGEST_TILE = 4096  # of a weight in the gates, in elements
 
@@ -103,9 +103,7 @@ def gates(
 def scale(input: Tensor, gates: Tensor, config: Config) -> Tensor:
     """input * gates[:, :, None, None], of the input's dtype, dense channels_last."""
     n, c, h, w = input.shape
-    output = torch.empty(
-        input.shape, dtype=input.dtype, device=input.device, memory_format=torch.channels_last
-    )
+    output = empty_map(input, n, c, h, w)
     blocks = triton.cdiv(h * w, config.block_p) * triton.cdiv(c, config.block_c)
     if n * blocks > 0:
         unit = unit_of(c)
