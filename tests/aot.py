@@ -35,6 +35,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # Of one block of threads, from NVIDIA's tables of compute capabilities.
 SHARED = {80: 163 << 10, 90: 227 << 10}
 REGISTERS = 65536
+# Bytes of a thread. Each release of the compiler shares out registers anew; a few that move to the
+# L1 cache cost less than a smaller tile would.
+SPILLED = 16
 _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 
 
@@ -66,7 +69,7 @@ class Usage:
     def faults(self) -> list[str]:
         """Which limits it breaks."""
         found = []
-        if self.spilled > 0:
+        if self.spilled > SPILLED:
             found.append(f"spills {self.spilled} bytes")
         if self.shared > SHARED[self.arch]:
             found.append(f"{self.shared} bytes of shared memory")
