@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastconv
 from fastconv import reference
 
-from . import cases
 from .cases import CASES, Case, tensors_of
 
 # The one tolerance: no error may be twice that of PyTorch in the same dtype, but for last bits.
@@ -21,7 +20,8 @@ LAST_BITS = 16
 
 
 def assert_as_accurate(ours: Tensor, theirs: Tensor, truth: Tensor, what: str = "output") -> None:
-    """Our error is at most twice PyTorch's, against the truth in float64."""
+    """Our error is at most twice PyTorch's, against the truth in float64, wherever they are."""
+    ours, theirs, truth = (tensor.cpu() for tensor in (ours, theirs, truth))
     assert ours.shape == truth.shape, what
     assert ours.dtype == theirs.dtype, what
     if truth.numel() == 0:
@@ -49,17 +49,18 @@ def assert_forward(case: Case, layout: str, dtype: torch.dtype = torch.float32) 
 
 
 def assert_backward(case: Case, dtype: torch.dtype = torch.float32) -> None:
-    ours, theirs, truth = (case.arguments(t, grad=True) for t in (dtype, dtype, torch.float64))
+    ours, theirs = (case.arguments(dtype, grad=True) for _ in range(2))
+    truth = case.arguments(torch.float64, grad=True, device="cpu")
     named = tensors_of(ours)
     output = run(case, ours)
     grad_output = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
-    grad_output = grad_output.to(output.device, dtype)
-    gradients = torch.autograd.grad(output, list(named.values()), grad_output)
+    grad_output = grad_output.to(dtype)
+    gradients = torch.autograd.grad(output, list(named.values()), grad_output.to(output.device))
     expected = []
     for arguments in (theirs, truth):
         output = getattr(reference, case.op)(**arguments)
         sources = list(tensors_of(arguments).values())
-        expected.append(torch.autograd.grad(output, sources, grad_output.to(output.dtype)))
+        expected.append(torch.autograd.grad(output, sources, grad_output.to(output)))
     for name, gradient, pytorch_s, float64 in zip(named, gradients, *expected, strict=True):
         assert_as_accurate(gradient, pytorch_s, float64, f"gradient of {name}")
 
@@ -113,20 +114,18 @@ def assert_compiles(case: Case, backend: str = "aot_eager") -> None:
 
 def assert_rejects(op: str, changes: dict[str, Any], error: type[Exception], message: str) -> None:
     """The op's first case with some arguments changed; a callable changes the argument it had."""
-    arguments = CASES[op][0].arguments(device="cpu")
+    arguments = CASES[op][0].arguments()
+    device = arguments["input"].device
     for name, change in changes.items():
-        arguments[name] = change(arguments[name]) if callable(change) else change
+        new = change(arguments[name]) if callable(change) else _moved(change, device)
+        arguments[name] = new
+    message = message.replace("device, cpu,", f"device, {device},")
     with pytest.raises(error, match=f"^{op}: {message}"):
         getattr(fastconv, op)(**arguments)
 
 
 def run(case: Case, arguments: dict[str, Any]) -> Tensor:
     function: Callable[..., Tensor] = getattr(fastconv, case.op)
-    if case.native and cases.DEVICE == "cuda":
-        try:
-            return function(**arguments)
-        except fastconv.BackendError as error:  # Triton has kernels that CUDA has not, and so on
-            pytest.skip(str(error))
     if case.native:
         return function(**arguments)
     with fastconv.use_backend("auto"):
@@ -137,21 +136,25 @@ _results: dict[tuple[int, bool, torch.dtype], tuple[Tensor, Tensor]] = {}
 
 
 def _expected(case: Case, expanded: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """PyTorch's result and the truth; in float64 they take most of the time, so once for all."""
+    """PyTorch's result and the truth, of the CPU: it takes most of the time, so once for all."""
     key = (id(case), expanded, dtype)
     if key not in _results:
         arguments = case.arguments(dtype, "expanded" if expanded else "contiguous")
         function = getattr(reference, case.op)
-        _results[key] = function(**arguments), function(**_as(arguments, torch.float64))
+        exactly = _moved(arguments, "cpu", torch.float64)
+        _results[key] = function(**arguments).cpu(), function(**exactly)
     return _results[key]
 
 
-def _as(value: Any, dtype: torch.dtype) -> Any:
+def _moved(value: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Any:
+    """All tensors of nested arguments on a device, and in a dtype if one is given."""
     if isinstance(value, Tensor):
-        return value.to(dtype)
+        return value.to(device, dtype or value.dtype)
     if isinstance(value, dict):
-        return {key: _as(inner, dtype) for key, inner in value.items()}
-    return tuple(_as(inner, dtype) for inner in value) if isinstance(value, tuple) else value
+        return {key: _moved(inner, device, dtype) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(inner, device, dtype) for inner in value)
+    return value
 
 
 def _leaf(value: Any, grad: bool) -> Any:

@@ -15,6 +15,13 @@ from fastconv import _library, backend
 
 from . import cases
 
+# What --device cuda runs; everything else is about the CPU, its packed weights, files or commands.
+ON_CUDA = {f"test_{op}" for op in fastconv.ops.__all__}
+ON_CUDA |= {"test_gpu_graphs", "test_gpu_kernels", "test_large_tensors", "test_on_gpu"}
+ONLY_ON_CUDA = {"test_large_tensors", "test_on_gpu"}
+# Of the former, what says why the CPU's kernels refuse a call.
+OF_THE_CPU = {"test_a_multiplier_is_not_native", "test_groups_and_dilation_are_not_native"}
+
 ISA_LEVELS = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
 
 
@@ -36,8 +43,47 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     cases.DEVICE = config.getoption("--device")
-    if cases.DEVICE == "cuda" and not torch.cuda.is_available():
+    if cases.DEVICE == "cpu":
+        return
+    if not torch.cuda.is_available():
         raise pytest.UsageError("--device cuda needs a GPU that PyTorch can use")
+    # What makes cuBLAS deterministic; read when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def off_device(file: str, test: str, device: str) -> str | None:
+    """Why a test does not run on this device, None if it does."""
+    if device == "cpu":
+        return "runs with --device cuda" if file in ONLY_ON_CUDA else None
+    return None if file in ON_CUDA and test not in OF_THE_CPU else "has nothing to do with a GPU"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        name = getattr(item, "originalname", item.name)
+        if item.path.parent == config.rootpath / "tests":
+            reason = off_device(item.path.stem, name, cases.DEVICE)
+            if reason is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def refusal(error: BaseException | None) -> str | None:
+    """What a backend said of a call that it cannot run, also where a compiler heard it."""
+    while error is not None and not isinstance(error, fastconv.BackendError):
+        error = error.__cause__
+    return None if error is None else str(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """On a GPU, skips what one of its backends has no kernel for; the other ones have."""
+    try:
+        return (yield)
+    except Exception as error:
+        reason = refusal(error)
+        if cases.DEVICE == "cuda" and reason and "any_backend" in item.fixturenames:
+            pytest.skip(reason)
+        raise
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -68,6 +114,12 @@ def any_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """One of the backends for the device of the tests."""
     with running_on(request.param) as name:
         yield name
+
+
+@pytest.fixture
+def device() -> str:
+    """Of the tensors of the tests."""
+    return cases.DEVICE
 
 
 @pytest.fixture

@@ -124,8 +124,9 @@ def test_a_multiplier_is_not_native(native):
         fastconv.depthwise_conv2d(torch.randn(1, 4, 5, 5), torch.randn(8, 1, 3, 3))
 
 
-def test_same_padding_is_tensorflow_s(any_backend):
+def test_same_padding_is_tensorflow_s(any_backend, device):
     # The odd row and column go to the bottom and the right: the first output is of pixels 0 and 1.
-    input = torch.arange(16.0).reshape(1, 1, 4, 4)
-    output = fastconv.depthwise_conv2d(input, torch.ones(1, 1, 3, 3), None, 2, "same")
+    input = torch.arange(16.0, device=device).reshape(1, 1, 4, 4)
+    weight = torch.ones(1, 1, 3, 3, device=device)
+    output = fastconv.depthwise_conv2d(input, weight, None, 2, "same")
     assert output.flatten().tolist() == [45.0, 39.0, 66.0, 50.0]

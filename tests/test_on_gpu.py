@@ -1,4 +1,4 @@
-"""Whole networks, modes and sizes that only a GPU can run."""
+"""Dtypes, whole networks and modes that only a GPU can run."""
 
 import copy
 
@@ -6,11 +6,69 @@ import pytest
 import torch
 
 import fastconv
+from fastconv import reference
+from fastconv.gpu import choice, ops
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+from .assertions import assert_forward, run
+from .cases import CASES
 
+OPS = [name for name in ops.ALL if name != "linear"]  # which is PyTorch's
+HALVES = (torch.float16, torch.bfloat16)
+# Of a float32 result whose products had 10 bits, by norm; layer after layer.
+TF32_ERROR = 3e-3
 NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
 LIMIT = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # of the largest logit
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("layout", ["channels_last", "sliced"])
+@pytest.mark.parametrize("case", [c for op in OPS for c in CASES[op]], ids=lambda c: f"{c.op}-{c}")
+def test_forward(any_backend, case, layout, dtype):
+    assert_forward(case, layout, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_there_is_a_kernel(op, dtype):
+    """Skipped tests are no cover for a backend that has nothing: one of them runs each op."""
+    refused = []
+    for backend in ("triton", "cuda"):
+        try:
+            with torch.no_grad(), fastconv.use_backend(backend):
+                run(CASES[op][0], CASES[op][0].arguments(dtype))
+        except fastconv.BackendError as error:
+            refused.append(str(error))
+    assert len(refused) < 2, refused
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_tf32(any_backend, op, monkeypatch):
+    """Where PyTorch may use it, so may the kernels; nothing else gets less exact."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for case in CASES[op]:
+        exact = case.arguments(torch.float64, device="cpu")
+        truth = getattr(reference, op)(**exact)
+        with torch.no_grad():
+            error = (run(case, case.arguments()).cpu() - truth).norm()
+        assert error <= TF32_ERROR * truth.norm(), case
+
+
+@pytest.fixture
+def measuring(monkeypatch, tmp_path):
+    """Candidates are timed, which they are not for deterministic algorithms."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.use_deterministic_algorithms(False)
+    choice.forget()
+    yield tmp_path
+    choice.forget()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_measured_choices(measuring, op, dtype):
+    case = CASES[op][0]
+    assert_forward(case, "channels_last", dtype)
+    assert list(measuring.rglob("*.json"))  # what was the fastest is remembered
 
 
 def network(name):
@@ -91,25 +149,3 @@ def test_streams_and_devices():
         other = fastconv.pointwise_conv2d(input.to("cuda:1"), weight.to("cuda:1"))
         assert other.device.index == 1
         torch.testing.assert_close(other.to("cuda:0"), expected)
-
-
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_more_than_2_to_the_31_elements(backend):
-    free, _ = torch.cuda.mem_get_info()
-    n, c, size = 170, 64, 448  # 2.18e9 elements
-    if free < 5 * n * c * size * size:
-        pytest.skip("needs 11 GB of free GPU memory")
-    input = torch.zeros(n, c, size, size, device="cuda", dtype=torch.half)
-    input = input.to(memory_format=torch.channels_last)
-    input[-1] = torch.randn(c, size, size, device="cuda", dtype=torch.half)
-    filters = torch.randn(c, 1, 3, 3, device="cuda", dtype=torch.half)
-    with torch.inference_mode(), fastconv.use_backend(backend):
-        output = fastconv.depthwise_conv2d(input, filters, padding=1)
-        last = fastconv.depthwise_conv2d(input[-1:], filters, padding=1)
-        torch.testing.assert_close(output[-1:], last)
-        del output
-        if backend == "triton":
-            weight = torch.randn(c, c, 1, 1, device="cuda", dtype=torch.half)
-            output = fastconv.pointwise_conv2d(input, weight)
-            last = fastconv.pointwise_conv2d(input[-1:], weight)
-            torch.testing.assert_close(output[-1:], last)
