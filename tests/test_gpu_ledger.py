@@ -9,50 +9,98 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.gpu import layers, ledger
-from benchmarks.gpu.timing import Budget
 
+from .test_benchmark_results import benchmark_module
+
+layers, ledger, tables = (
+    benchmark_module(f"gpu.{name}") for name in ("layers", "ledger", "tables")
+)
 ROOT = Path(__file__).parents[1]
+
+LAYER = {
+    "id": "a layer, batch 256, bfloat16",
+    "layer": "a layer",
+    "batch": 256,
+    "dtype": "bfloat16",
+    "bytes": 2_000_000,
+    "flops": 3_000_000,
+    "seconds": {"fastconv": 1e-6, "eager channels_last": 2e-6, "eager": 3e-6},
+    "quartiles": {
+        "fastconv": [0.9e-6, 1.1e-6],
+        "eager channels_last": [1.9e-6, 2.1e-6],
+        "eager": [3e-6, 3e-6],
+    },
+    "cold_seconds": {"fastconv": 4e-6},
+    "errors": {},
+    "chosen": "cuda 14 x 14",
+}
+FAILED = LAYER | {"id": "another, batch 256, bfloat16", "layer": "another", "seconds": {}}
+FAILED |= {"quartiles": {}, "errors": {"fastconv": "broken | twice"}}
 
 RESULTS = {  # made up, as a file would have it
     "gpu": "NVIDIA Imaginary",
     "versions": {"torch": "2.11.0"},
     "commit": "0123456789abcdef",
     "sources_hash": "a hash",
-    "ceilings": {"copy_bytes_per_second": 4e12},
+    "ceilings": {
+        "copy_bytes_per_second": 4e12,
+        "matmul_flops_per_second": 7e14,
+        "launch_seconds": 1.5e-6,
+    },
     "networks": [
         {
             "id": "mobilenet_v2, batch 256, bfloat16",
             "images_per_second": {"fastconv": 1000.0, "eager": 400.0, "torch.compile": 500.0},
         }
     ],
-    "layers": [
-        {
-            "id": "a layer",
-            "bytes": 2_000_000,
-            "seconds": {"fastconv": 1e-6, "eager channels_last": 2e-6},
-            "errors": {},
-            "chosen": "cuda 14 x 14",
-        },
-        {
-            "id": "another",
-            "bytes": 1,
-            "seconds": {},
-            "errors": {"fastconv": "broken"},
-            "chosen": "",
-        },
-    ],
+    "layers": [LAYER, FAILED],
 }
 
 
 def test_tables():
     text = ledger.render(RESULTS, "a hash")
     assert "| mobilenet_v2, batch 256, bfloat16 | 1,000 | 400 | 500 | 2.00 |" in text
-    assert "| a layer | 1.0 | 2000 | 50 | 2.00 | cuda 14 x 14 |" in text
-    assert "| another | failed | - | - | - | broken |" in text
-    assert "NVIDIA Imaginary. torch 2.11.0. Commit 0123456789." in text
+    assert "| a layer | 1.0 | 4.0 | 2000 | 50 | 3.0 | 2.00 | - | cuda 14 x 14 |" in text
+    assert "| another | failed | - | - | - | - | - | - | broken / twice |" in text
+    assert "| batch 256, bfloat16 | 1 of 2 | 50 | 2.00 | 2.00 | 0 |" in text
+    assert "Slower than eager" not in text
+    assert "copy 4.00 TB/s, bfloat16 product 700 TFLOP/s, 1.5 us from kernel to kernel" in text
+    assert "NVIDIA Imaginary. torch 2.11.0." in text
+    assert text.endswith("Commit 0123456789.\n")
     assert ledger.OLDER not in text
     assert ledger.OLDER in ledger.render(RESULTS, "another hash")
+
+
+def test_tables_of_what_there_is():
+    """A run may end early: no ceilings, no networks, no fastconv."""
+    some = {name: RESULTS[name] for name in ("gpu", "versions", "sources_hash")} | {"commit": ""}
+    assert ledger.render(some, "a hash") == "NVIDIA Imaginary. torch 2.11.0.\n"
+    text = ledger.render(some | {"layers": [LAYER | {"batch": 1}, FAILED]}, "a hash")
+    assert "| batch 1, bfloat16 | 1 of 1 | - | 2.00 | 2.00 | 0 |" in text
+    assert "| batch 256, bfloat16 | 0 of 1 | - | - | - | 0 |" in text
+    rivals = {"id": "n", "images_per_second": {"eager": 400.0}}
+    assert "| n | 400 | - |" in ledger.render(some | {"networks": [rivals]}, "a hash")
+
+
+@pytest.mark.parametrize(
+    ("eager", "quartiles", "slower"),
+    [
+        (0.99e-6, (0.9e-6, 1e-6), False),  # within two percent
+        (0.8e-6, (0.7e-6, 0.95e-6), False),  # they overlap
+        (0.8e-6, (0.7e-6, 0.85e-6), True),
+    ],
+)
+def test_no_layer_is_slower_than_eager(eager, quartiles, slower):
+    """The faster one of its two layouts."""
+    row = LAYER | {
+        "seconds": LAYER["seconds"] | {"eager": eager},
+        "quartiles": LAYER["quartiles"] | {"eager": quartiles},
+    }
+    assert tables.is_slower(row) == slower
+    assert not tables.is_slower(FAILED)
+    assert tables.eager(row) == eager
+    text = ledger.render(RESULTS | {"layers": [row]}, "a hash")
+    assert ("Slower than eager: a layer, batch 256, bfloat16." in text) == slower
 
 
 def test_readme_shows_the_ledger():
@@ -113,14 +161,9 @@ def test_file_names(gpu, name):
     assert ledger.file_name(gpu) == name
 
 
-def test_budget():
-    assert 9 < Budget(10).left() <= 10
-    assert Budget(-1).left() < 0
-
-
 def test_layers_of_a_network():
     found = {layer.name: layer for layer in layers.layers("mobilenet_v2", 64)}
-    block = found["InvertedResidual 16x16-24-144-144-24-k3s1"]
+    block = found["InvertedResidual 16x16-24-144-144-24-k3s1-relu6"]
     pixels = 16 * 16
     assert block.map_values == 2 * 24 * pixels
     assert block.weight_values == 144 * (24 + 9 + 24) + 144 + 144 + 24

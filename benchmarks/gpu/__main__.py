@@ -1,87 +1,90 @@
 """Measures on this machine's GPU and writes results/<gpu>.json.
 
 python -m benchmarks.gpu                   # ceilings, networks, layers, within 15 minutes
+python -m benchmarks.gpu                   # again: goes on where the time was over
 python -m benchmarks.gpu --render          # only README's section, from the results it shows
+
+What was measured with the same sources, versions and GPU is kept; --anew measures it again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import machine
-from . import ledger
-from .timing import Budget
+from . import ledger, origin, plan
+from .layers import all_layers
+from .worker import OVER, Watched
 
-PARTS = ("ceilings", "networks", "layers")
+_LEAST = 10.0  # seconds that are too few to begin something
 
 
-def begin() -> dict[str, Any]:
-    """What a results file says of where it comes from."""
-    properties = torch.cuda.get_device_properties(0)
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("triton",):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    versions["CUDA"] = str(torch.version.cuda)
-    versions["cuDNN"] = str(torch.backends.cudnn.version())
-    return {
-        "gpu": properties.name,
-        "memory_bytes": properties.total_memory,
-        "multiprocessors": properties.multi_processor_count,
-        "versions": versions,
-        "sources_hash": ledger.sources_hash(),
-        **machine.origin(),
-    }
+def begin(path: Path, anew: bool) -> dict[str, Any]:
+    """Results to add to: those of the file if they are of the same things, else new ones."""
+    now = origin.of_this_gpu()
+    if path.exists() and not anew:
+        old: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(old.get(name) == now[name] for name in ("gpu", "versions", "sources_hash")):
+            return old | now
+    return now
 
 
 def measure(arguments: argparse.Namespace) -> Path:
-    """All parts that were asked for; each is written when it is there."""
-    torch.backends.cudnn.benchmark = True
-    results = begin()
-    path: Path = arguments.output / ledger.file_name(results["gpu"])
-    budget = Budget(arguments.budget)
-    for part in arguments.parts:
-        print(f"{part}: {budget.left():.0f} seconds left", flush=True)
-        if part == "ceilings":
-            from .ceilings import ceilings
-
-            results["ceilings"] = ceilings()
-            ledger.write(results, path)
-            continue
-        rows = results.setdefault(part, [])
-
-        def emit(row: dict[str, Any], rows: list[dict[str, Any]] = rows) -> None:
-            rows.append(row)
-            ledger.write(results, path)
-            print(json.dumps(row)[:400], flush=True)
-
-        if part == "networks":
-            from .networks import measure_networks
-
-            share = Budget(0.6 * budget.left())
-            measure_networks(share, emit, not arguments.no_compile)
-        else:
-            from .layers import NETWORKS, measure_layers
-
-            dtypes = (torch.bfloat16, torch.float32)
-            measure_layers(NETWORKS, (256, 1, 32), dtypes, budget, emit, not arguments.no_compile)
+    """What was asked for and is not there yet; each row is written when it is there."""
+    path: Path = arguments.output / ledger.file_name(torch.cuda.get_device_name(0))
+    results = begin(path, arguments.anew)
+    budget = plan.Budget(arguments.budget)
+    layers = all_layers() if "layers" in arguments.parts else []
+    wanted = plan.jobs(layers, arguments.parts)
+    if arguments.no_compile:
+        wanted = [job for job in wanted if not job.compiled]
+    waiting = plan.pending(wanted, results)
+    print(f"{len(waiting)} of {len(wanted)} rows are to be measured", flush=True)
+    with Watched() as worker:
+        run(waiting, results, budget, worker.run, path)
+    print(f"{len(plan.pending(wanted, results))} rows are left for another time", flush=True)
     return path
+
+
+def run(
+    waiting: list[plan.Job],
+    results: dict[str, Any],
+    budget: plan.Budget,
+    run_job: Any,
+    path: Path,
+) -> None:
+    """Measures until there is nothing left or the time is over."""
+    failed = results.setdefault("failed", {})
+    for job in waiting:
+        if budget.left() < _LEAST:
+            break
+        print(
+            f"{budget.left():5.0f} s left: {job.id}{', torch.compile' * job.compiled}", flush=True
+        )
+        row, reason = run_job(job, budget.left() + _LEAST)
+        if reason == OVER:
+            break
+        if row is None:
+            failed[job.id] = reason
+            print(f"  failed: {reason}", flush=True)
+        else:
+            failed.pop(job.id, None)
+            plan.put(results, job, row)
+            for name, text in row.get("errors", {}).items():
+                print(f"  {name}: {text}", flush=True)
+        ledger.write(results, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure fastconv on this machine's GPU.")
     parser.add_argument("--budget", type=float, default=900, metavar="SECONDS")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=plan.PARTS, default=list(plan.PARTS))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--anew", action="store_true", help="keep nothing of earlier results")
     parser.add_argument("--output", type=Path, default=ledger.RESULTS, help="folder")
     parser.add_argument("--render", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
@@ -94,10 +97,10 @@ def main() -> None:
     else:
         path = measure(arguments)
         print(f"wrote {path}")
-        if path.parent != ledger.RESULTS:
+        if path.resolve().parent != ledger.RESULTS:
             return
     results = None if path is None else json.loads(path.read_text())
-    relative = "" if path is None else path.relative_to(ledger.ROOT).as_posix()
+    relative = "" if path is None else path.resolve().relative_to(ledger.ROOT).as_posix()
     new = ledger.updated(readme.read_text(), results, relative, ledger.sources_hash())
     readme.write_text(new)
 

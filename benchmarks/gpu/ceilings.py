@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from .timing import compare
+from .timing import Contender, compare
+
+MEGABYTES = (1, 8, 64, 512, 2048)
 
 
-def ceilings() -> dict[str, Any]:
-    """Bytes per second of a copy (read and written ones count), operations per second of a bfloat16
-    product, and seconds of an empty launch in a graph."""
-    copies = {}
-    for megabytes in (8, 64, 512, 2048):
-        source = torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda").zero_()
+def ceilings(begin: Callable[[str], object] = lambda name: None) -> dict[str, Any]:
+    """Of random numbers; zeros would be faster than they are.
+
+    Returns:
+        bytes per second of copies (read and written ones count), operations per second of bfloat16
+        products, and seconds from one small kernel to the next, in a graph and launched by Python.
+    """
+    copies, products = {}, {}
+    for megabytes in MEGABYTES:
+        source = torch.randn(megabytes << 18, device="cuda")
         target = torch.empty_like(source)
-        seconds = compare({"copy": lambda s=source, t=target: t.copy_(s)}, None, 0).seconds["copy"]
-        copies[f"{megabytes} MB"] = 2 * source.numel() / seconds
-    products = {}
+        seconds = _fastest(lambda s=source, t=target: t.copy_(s), begin)
+        copies[f"{megabytes} MB"] = 2 * source.nbytes / seconds
     for size in (4096, 8192):
         a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        seconds = compare({"matmul": lambda a=a, b=b: a @ b}, None, 0).seconds["matmul"]
-        products[str(size)] = 2 * size**3 / seconds
+        products[str(size)] = 2 * size**3 / _fastest(lambda a=a, b=b: a @ b, begin)
     small = torch.zeros(1, device="cuda")
-    launch = compare({"launch": lambda: small.add_(1)}, None, 0).seconds["launch"]
     return {
         "copy": copies,
-        "copy_bytes_per_second": max(copies["512 MB"], copies["2048 MB"]),
+        # The larger ones do not fit into a cache.
+        "copy_bytes_per_second": max(copies[f"{size} MB"] for size in MEGABYTES[-2:]),
         "matmul": products,
         "matmul_flops_per_second": max(products.values()),
-        "launch_seconds": launch,
+        "launch_seconds": _fastest(lambda: small.add_(1), begin),
+        "python_launch_seconds": _fastest(lambda: small.add_(1), begin, captured=False),
     }
+
+
+def _fastest(
+    call: Callable[[], torch.Tensor], begin: Callable[[str], object], captured: bool = True
+) -> float:
+    found = compare([Contender("it", lambda: call, captured)], None, 0, begin=begin)
+    if "it" in found.errors:
+        raise RuntimeError(found.errors["it"])
+    return found.seconds["it"]

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import tables
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 SOURCES = ("kernels", "csrc", "python/fastconv/gpu")
@@ -69,52 +71,8 @@ def render(results: dict[str, Any] | None, now: str) -> str:
     """The GPU section, as Markdown."""
     if results is None:
         return NOT_MEASURED
-    parts = [_networks(results.get("networks", [])), _layers(results)]
+    parts = [tables.networks(results), tables.layer_groups(results), tables.layers(results)]
     if results["sources_hash"] != now:
         parts.insert(0, f"**{OLDER}.**\n")
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    parts.append(f"{results['gpu']}. {versions}. Commit {results['commit'][:10]}.\n")
+    parts.append(tables.origin(results))
     return "\n".join(part for part in parts if part)
-
-
-def _networks(rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row["images_per_second"]))
-    lines = [
-        "| Images per second | " + " | ".join(names) + " | fastconv / fastest other |",
-        "| --- |" + " --: |" * (len(names) + 1),
-    ]
-    for row in rows:
-        speeds = row["images_per_second"]
-        others = [v for name, v in speeds.items() if not name.startswith("fastconv")]
-        ours = [v for name, v in speeds.items() if name.startswith("fastconv")]
-        ratio = f"{max(ours) / max(others):.2f}" if ours and others else "-"
-        cells = [f"{speeds[name]:,.0f}" if name in speeds else "-" for name in names]
-        lines.append(f"| {row['id']} | {' | '.join(cells)} | {ratio} |")
-    return "\n".join(lines) + "\n"
-
-
-def _layers(results: dict[str, Any]) -> str:
-    rows = results.get("layers", [])
-    if not rows:
-        return ""
-    lines = [
-        "<details><summary>Every layer</summary>\n",
-        "| Layer | fastconv us | GB/s | % of the copy | eager / fastconv | chosen |",
-        "| --- | --: | --: | --: | --: | --- |",
-    ]
-    for row in rows:
-        ours = row["seconds"].get("fastconv")
-        if ours is None:
-            lines.append(f"| {row['id']} | failed | - | - | - | {row['errors']['fastconv']} |")
-            continue
-        speed = row["bytes"] / ours
-        share = 100 * speed / results["ceilings"]["copy_bytes_per_second"]
-        eager = row["seconds"].get("eager channels_last")
-        ratio = f"{eager / ours:.2f}" if eager else "-"
-        lines.append(
-            f"| {row['id']} | {1e6 * ours:.1f} | {speed / 1e9:.0f} | {share:.0f} | {ratio} | "
-            f"{row['chosen']} |"
-        )
-    return "\n".join([*lines, "\n</details>\n"])

@@ -7,80 +7,68 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import fastconv
 
-from .layers import NETWORKS, TOLERANCE, plain_copy, random_network
-from .timing import Budget, compare, wall_seconds
+from . import timing
+from .layers import TOLERANCE, compiled, numbers, plain_copy, random_network, wanted
+from .plan import Job
+from .timing import IMAGES, Call, Contender, compare, repeated
 
-# The most important first: a budget may end early.
-SETTINGS = [
-    *((name, 256, torch.bfloat16) for name in NETWORKS),
-    *((name, 1, torch.bfloat16) for name in NETWORKS),
-    *((name, 32, torch.bfloat16) for name in NETWORKS),
-    *((name, 256, torch.float32) for name in NETWORKS),
-    *((name, 256, torch.float16) for name in NETWORKS),
-    *((name, 1, torch.float32) for name in NETWORKS),
-]
+SIZE = 224  # of the images
 
 
-def measure_networks(
-    budget: Budget, emit: Callable[[dict[str, Any]], None], compiled: bool
-) -> None:
-    """Measures one setting after the other until the budget is spent."""
-    for name, batch, dtype in SETTINGS:
-        if budget.left() < 20:
-            return
-        emit(_row(name, batch, dtype, compiled))
-        torch.cuda.empty_cache()
+def measure_network(job: Job, begin: Callable[[str], object]) -> dict[str, Any]:
+    """One row: images per second and all else."""
+    dtype: torch.dtype = getattr(torch, job.dtype)
+    model = copy.deepcopy(random_network(job.network)).to(
+        dtype
+    )  # what the dtype can hold is the same for all
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(IMAGES, 3, SIZE, SIZE, generator=generator).to(dtype)
+    with torch.no_grad():
+        truth = plain_copy(model).double()(images.double()).to(timing.DEVICE)
+    ours = copy.deepcopy(model).to(timing.DEVICE)
+    plain = plain_copy(model).to(timing.DEVICE)
+    input = repeated(images.to(timing.DEVICE), job.batch)
+    input = input.contiguous(memory_format=torch.channels_last)
 
+    def graphed() -> Call:
+        replayed = fastconv.graphed(ours, input)
+        return lambda: replayed(input)
 
-def _row(name: str, batch: int, dtype: torch.dtype, compiled: bool) -> dict[str, Any]:
-    model = random_network(name)
-    images = torch.randn(2, 3, 224, 224)
+    contenders = [
+        Contender("fastconv", lambda: lambda: ours(input), captured=False),
+        # It replays its own graph.
+        Contender("fastconv, graph", graphed, captured=False),
+        Contender("eager", lambda: lambda: plain(input), captured=False),
+        Contender("eager, graph", lambda: lambda: plain(input)),
+    ]
+    if job.compiled:
+        contenders += _compiled(plain, input)
     with torch.inference_mode():
-        truth = plain_copy(model).double()(images.double()).cuda()
-        input = images.to("cuda", dtype)[torch.arange(batch, device="cuda") % 2]
-        input = input.contiguous(memory_format=torch.channels_last)
-        ours = copy.deepcopy(model).to("cuda", dtype)
-        plain = plain_copy(model).to("cuda", dtype)
-        calls: dict[str, Callable[[], Tensor]] = {
-            "fastconv": lambda: ours(input),
-            "eager": lambda: plain(input),
-        }
-        if compiled:
-            function = torch.compile(plain, mode="max-autotune-no-cudagraphs")
-            calls["torch.compile"] = lambda: function(input)
         # Whole networks add up the roundings of their layers.
-        graphs = compare(calls, truth[: min(2, batch)], 3 * TOLERANCE[dtype], target=20e-3)
-        plainly = {}
-        for kind, call in calls.items():
-            if kind in graphs.seconds:
-                plainly[kind] = wall_seconds(call)
-        speeds = {f"{kind}, graph": batch / s for kind, s in graphs.seconds.items()}
-        speeds |= {kind: batch / s for kind, s in plainly.items()}
-        memory = {kind: _peak(call) for kind, call in calls.items() if kind in graphs.seconds}
-        try:
-            graphed = fastconv.graphed(ours, input)
-            speeds["fastconv.graphed"] = batch / wall_seconds(lambda: graphed(input))
-        except Exception as error:
-            graphs.errors["fastconv.graphed"] = f"{type(error).__name__}: {error}"[:300]
-    text = str(dtype).removeprefix("torch.")
-    return {
-        "id": f"{name}, batch {batch}, {text}",
-        "images_per_second": speeds,
-        "quartiles": graphs.quartiles,
-        "peak_bytes": memory,
-        "errors": graphs.errors,
-    }
+        found = compare(
+            wanted(contenders, job), truth, 3 * TOLERANCE[dtype], target=20e-3, begin=begin
+        )
+    speeds = {name: job.batch / seconds for name, seconds in found.seconds.items()}
+    return {"images_per_second": speeds, **numbers(found, job)}
 
 
-def _peak(call: Callable[[], Tensor]) -> int:
-    """Bytes that a call needs beside what is there already."""
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+def _compiled(plain: torch.nn.Module, input: torch.Tensor) -> list[Contender]:
+    """Once in max-autotune as it comes, with graphs of its own, and once without them."""
+    made: list[Call] = []
+
+    def bare() -> Call:
+        if not made:
+            made.append(compiled(plain, input))
+        return made[0]
+
+    def as_it_comes() -> Call:
+        return compiled(plain, input, "max-autotune")
+
+    return [
+        Contender("torch.compile", bare, captured=False),
+        Contender("torch.compile, graph", bare),
+        Contender("torch.compile max-autotune", as_it_comes, captured=False),
+    ]
