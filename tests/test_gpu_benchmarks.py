@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+import fastconv
+
 from .test_benchmark_results import ROOT, benchmark_module
 
 layers, networks, plan, timing, worker = (
@@ -113,9 +115,21 @@ def test_everybody_has_every_round_and_the_order_changes(no_gpu, monkeypatch):
     assert [int(value) for value in order] == [1, 2, 3, 2, 3, 1, 3, 1, 2]
 
 
+def test_ceilings(no_gpu, monkeypatch):
+    ceilings = benchmark_module("gpu.ceilings")
+    monkeypatch.setattr(ceilings, "MEGABYTES", (1, 2, 3))
+    monkeypatch.setattr(ceilings, "SIZES", (16, 32))
+    found = worker.measure(Job("ceilings"), print)
+    assert found["copy"].keys() == {"1 MB", "2 MB", "3 MB"}
+    assert found["copy_bytes_per_second"] == max(found["copy"]["2 MB"], found["copy"]["3 MB"])
+    assert found["matmul_flops_per_second"] == max(found["matmul"].values())
+    assert found["launch_seconds"] > 0
+    assert found["python_launch_seconds"] > 0
+
+
 def test_a_layer(no_gpu):
     name = "InvertedResidual 7x7-160-960-960-160-k3s1-relu6"
-    row = layers.measure_layer(Job("layers", "mobilenet_v2", name, 4, "float32"), print)
+    row = worker.measure(Job("layers", "mobilenet_v2", name, 4, "float32"), print)
     assert row["seconds"].keys() == {"fastconv", "eager channels_last", "eager"}
     assert row["cold_seconds"].keys() == {"fastconv", "eager channels_last"}
     assert all("cannot run this call" in row["errors"][f"fastconv {b}"] for b in ("triton", "cuda"))
@@ -127,10 +141,10 @@ def test_a_layer(no_gpu):
 def test_a_network(no_gpu, monkeypatch):
     monkeypatch.setattr(networks, "SIZE", 32)
     job = Job("networks", "mobilenet_v1", "", 4, "float32", without=(("eager, graph", "broke"),))
-    row = networks.measure_network(job, print)
-    assert row["images_per_second"].keys() == {"fastconv", "eager"}
+    row = worker.measure(job, print)
+    assert row["images_per_second"].keys() == {"fastconv", "fastconv, graph", "eager"}
     assert row["errors"]["eager, graph"] == "broke"
-    assert "graphed: example must be on a GPU" in row["errors"]["fastconv, graph"]
+    assert "graphed: example must be on a GPU" in row["errors"]["fastconv.graphed"]
     json.dumps(row)
 
 
@@ -243,3 +257,15 @@ def test_origin_without_a_gpu(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert list(origin.readings()) == ["nvidia-smi"]
     assert origin.versions()["torch"] == torch.__version__
+
+
+def test_small_calls_of_every_op():
+    small = benchmark_module("gpu.small")
+    every = small.calls((2, 17, 9, 7), torch.float32, "cpu")
+    before = small.choice.plausible
+    with fastconv.use_backend("reference"):
+        shapes = {name: list(call().shape) for name, call in every.items()}
+    assert shapes["block, stride"] == shapes["1x1, stride"] == [2, 17, 5, 4]
+    assert shapes["1x1, mean"] == [2, 51]
+    assert small.run(("cuda", "reference"), "cpu") == {"cuda": 0, "reference": 9 * 3 * len(every)}
+    assert small.choice.plausible is before

@@ -132,6 +132,17 @@ def test_readme_is_updated():
         ledger.shown("nothing")
 
 
+def test_results_that_readme_does_not_show_yet(tmp_path):
+    nothing = "<!-- gpu: none -->\n<!-- /gpu -->"
+    assert ledger.path(nothing, tmp_path) is None
+    for name, date in (("a", "2026-01-02"), ("b", "2026-01-01")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"gpu": name, "date": date}))
+    (tmp_path / "cpu.json").write_text(json.dumps({"machine": {}}))
+    assert ledger.path(nothing, tmp_path) == tmp_path / "a.json"
+    shown = nothing.replace("none", "benchmarks/results/x.json")
+    assert ledger.path(shown, tmp_path) == ROOT / "benchmarks/results/x.json"
+
+
 def test_hash_of_the_sources(tmp_path):
     for folder in ledger.SOURCES:
         (tmp_path / folder).mkdir(parents=True)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.gpu                   # ceilings, networks, layers, within 15 minutes
 python -m benchmarks.gpu                   # again: goes on where the time was over
-python -m benchmarks.gpu --render          # only README's section, from the results it shows
+python -m benchmarks.gpu --render          # only README's section, from results that are there
 
 What was measured with the same sources, versions and GPU is kept; --anew measures it again.
 """
@@ -90,8 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     readme = ledger.ROOT / "README.md"
     if arguments.render:
-        shown = ledger.shown(readme.read_text())[0]
-        path = None if shown is None else ledger.ROOT / shown
+        path = ledger.path(readme.read_text())
     elif not torch.cuda.is_available():
         parser.error("there is no GPU that PyTorch can use")
     else:

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from . import timing
 from .timing import Contender, compare
 
 MEGABYTES = (1, 8, 64, 512, 2048)
+SIZES = (4096, 8192)  # of square matrices
 
 
 def ceilings(begin: Callable[[str], object] = lambda name: None) -> dict[str, Any]:
@@ -21,14 +23,16 @@ def ceilings(begin: Callable[[str], object] = lambda name: None) -> dict[str, An
     """
     copies, products = {}, {}
     for megabytes in MEGABYTES:
-        source = torch.randn(megabytes << 18, device="cuda")
+        source = torch.randn(megabytes << 18, device=timing.DEVICE)
         target = torch.empty_like(source)
         seconds = _fastest(lambda s=source, t=target: t.copy_(s), begin)
         copies[f"{megabytes} MB"] = 2 * source.nbytes / seconds
-    for size in (4096, 8192):
-        a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for size in SIZES:
+        a, b = (
+            torch.randn(size, size, device=timing.DEVICE, dtype=torch.bfloat16) for _ in range(2)
+        )
         products[str(size)] = 2 * size**3 / _fastest(lambda a=a, b=b: a @ b, begin)
-    small = torch.zeros(1, device="cuda")
+    small = torch.zeros(1, device=timing.DEVICE)
     return {
         "copy": copies,
         # The larger ones do not fit into a cache.

@@ -60,6 +60,16 @@ def shown(readme: str) -> tuple[str | None, str]:
     return None if match[1] == "none" else match[1], match[2]
 
 
+def path(readme: str, folder: Path = RESULTS) -> Path | None:
+    """The results file that README shows; if it shows none, the latest that there is."""
+    known = shown(readme)[0]
+    if known is not None:
+        return ROOT / known
+    found = {file: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
+    dates = {file: results["date"] for file, results in found.items() if "gpu" in results}
+    return max(dates, key=dates.__getitem__, default=None)
+
+
 def updated(readme: str, results: dict[str, Any] | None, path: str, now: str) -> str:
     """README with its GPU section made from these results; now: the hash of the sources."""
     body = render(results, now)

@@ -1,60 +1,108 @@
-"""Calls every op on small odd shapes, on all its kernels: for compute-sanitizer.
+"""Calls every op on small odd shapes, on the kernels of both backends: for compute-sanitizer.
 
 compute-sanitizer --tool memcheck python -m benchmarks.gpu.small
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 import fastconv
 from fastconv.gpu import choice
 
 SHAPES = ((1, 24, 9, 7), (2, 17, 14, 13), (3, 40, 7, 7))
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+CONFIGURATIONS = 3  # of each kernel, the most promising ones
 
 
-def calls(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Every op once."""
+def calls(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str = "cuda"
+) -> dict[str, Callable[[], Tensor]]:
+    """Every op that has kernels of its own."""
     n, c, h, w = shape
-    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
-    def random(*sizes: int) -> torch.Tensor:
-        return torch.randn(*sizes, device="cuda", dtype=dtype)
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, generator=generator).to(device, dtype)
 
-    x, mid, k = random(n, c, h, w), 3 * c, c
-    expand, filters, project = random(mid, c, 1, 1), random(mid, 1, 3, 3), random(k, mid, 1, 1)
-    bias = random(k)
-    fastconv.pointwise_conv2d(x, expand, activation="relu6")
-    fastconv.depthwise_conv2d(x, random(c, 1, 5, 5), bias, 2, 2, activation="silu")
-    fastconv.depthwise_separable_conv2d(
-        x, random(c, 1, 3, 3), None, random(k, c, 1, 1), bias, padding=1, residual=x
-    )
+    x, mid = random(n, c, h, w), 3 * c
+    nhwc = x.contiguous(memory_format=torch.channels_last)
+    expand, filters, project = random(mid, c, 1, 1), random(mid, 1, 3, 3), random(c, mid, 1, 1)
+    bias, own, wide = random(c), random(c, 1, 3, 3), random(c, 1, 5, 5)
+    pointwise, dense, scale = random(c, c, 1, 1), random(c, c, 3, 3), random(n, c)
     block = (expand, None, filters, None, project, bias)
-    fastconv.inverted_residual(x, *block, padding=1, residual=x)
     excite = (random(8, mid, 1, 1), None, random(mid, 8, 1, 1), None, "relu", "hardsigmoid")
-    fastconv.inverted_residual(x, *block, padding=1, squeeze_excite=excite)
-    fastconv.squeeze_excite(x, random(8, c, 1, 1), None, random(c, 8, 1, 1), None)
-    fastconv.conv2d_bias_act(x, random(k, c, 3, 3), bias, 2, 1)
-    fastconv.pointwise_conv2d_pool(x, expand)
+    gates = (random(8, c, 1, 1), None, random(c, 8, 1, 1), None)
+    ops = fastconv
+    return {
+        "1x1": lambda: ops.pointwise_conv2d(x, expand, activation="relu6"),
+        "1x1 with all": lambda: ops.pointwise_conv2d(
+            nhwc, pointwise, bias, residual=nhwc, input_scale=scale
+        ),
+        "1x1, stride": lambda: ops.pointwise_conv2d(nhwc, pointwise, bias, 2),
+        "depthwise": lambda: ops.depthwise_conv2d(nhwc, wide, bias, 2, 2, activation="silu"),
+        "depthwise, NCHW": lambda: ops.depthwise_conv2d(x, own, bias, 1, 1),
+        "separable": lambda: ops.depthwise_separable_conv2d(
+            nhwc, own, None, pointwise, bias, padding=1, residual=nhwc
+        ),
+        "block": lambda: ops.inverted_residual(nhwc, *block, padding=1, residual=nhwc),
+        "block, stride": lambda: ops.inverted_residual(nhwc, *block, stride=2, padding=1),
+        "block with gates": lambda: ops.inverted_residual(
+            nhwc, *block, padding=1, squeeze_excite=excite
+        ),
+        "gates": lambda: ops.squeeze_excite(nhwc, *gates),
+        "dense": lambda: ops.conv2d_bias_act(nhwc, dense, bias, 2, 1),
+        "1x1, mean": lambda: ops.pointwise_conv2d_pool(nhwc, expand),
+    }
+
+
+def run(backends: tuple[str, ...], device: str = "cuda") -> dict[str, int]:
+    """How often each backend ran a call, with each of its configurations in turn."""
+    counts = dict.fromkeys(backends, 0)
+    plausible = choice.plausible
+    try:
+        for index in range(CONFIGURATIONS):
+
+            def one(op, wish, made, index=index):
+                found = plausible(op, wish, made)
+                return [found[index % len(found)]]
+
+            choice.plausible = one
+            for name in backends:
+                choice.forget()
+                for dtype in DTYPES:
+                    for shape in SHAPES:
+                        counts[name] += _run_all(calls(shape, dtype, device), name)
+    finally:
+        choice.plausible = plausible
+        choice.forget()
+    return counts
+
+
+def _run_all(every: dict[str, Callable[[], Tensor]], name: str) -> int:
+    count = 0
+    for text, call in every.items():
+        try:
+            with torch.no_grad(), fastconv.use_backend(name):
+                output = call()
+        except fastconv.BackendError:  # it has no kernel for this
+            continue
+        count += 1
+        if not output.isfinite().all():
+            raise ValueError(f"{text} on {name}, {output.dtype}: not all of it was written")
+    return count
 
 
 def main() -> None:
-    plausible = choice.plausible
-    torch.use_deterministic_algorithms(True, warn_only=True)  # nothing is measured
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for shape in SHAPES:
-            for index in range(4):
-
-                def one(op, wish, made, index=index):
-                    found = plausible(op, wish, made)
-                    return [found[index % len(found)]]
-
-                choice.plausible = one
-                choice.forget()
-                with torch.no_grad():
-                    calls(shape, dtype)
+    # Nothing is measured, and what nobody writes is NaN.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    counts = run(("triton", "cuda"))
     torch.cuda.synchronize()
-    print("every kernel has run")
+    for name, count in counts.items():
+        print(f"{name}: {count} calls")
 
 
 if __name__ == "__main__":
