@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import fastconv
-
 from .test_benchmark_results import ROOT, benchmark_module
 
 layers, networks, plan, timing, worker = (
@@ -257,15 +255,3 @@ def test_origin_without_a_gpu(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert list(origin.readings()) == ["nvidia-smi"]
     assert origin.versions()["torch"] == torch.__version__
-
-
-def test_small_calls_of_every_op():
-    small = benchmark_module("gpu.small")
-    every = small.calls((2, 17, 9, 7), torch.float32, "cpu")
-    before = small.choice.plausible
-    with fastconv.use_backend("reference"):
-        shapes = {name: list(call().shape) for name, call in every.items()}
-    assert shapes["block, stride"] == shapes["1x1, stride"] == [2, 17, 5, 4]
-    assert shapes["1x1, mean"] == [2, 51]
-    assert small.run(("cuda", "reference"), "cpu") == {"cuda": 0, "reference": 9 * 3 * len(every)}
-    assert small.choice.plausible is before

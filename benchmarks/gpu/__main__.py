@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def measure(arguments: argparse.Namespace) -> Path:
     """What was asked for and is not there yet; each row is written when it is there."""
     path: Path = arguments.output / ledger.file_name(torch.cuda.get_device_name(0))
     results = begin(path, arguments.anew)
+    # What was chosen with other sources counts for nothing.
+    os.environ["XDG_CACHE_HOME"] = str(ledger.ROOT / "build" / "gpu" / results["sources_hash"])
     budget = plan.Budget(arguments.budget)
     layers = all_layers() if "layers" in arguments.parts else []
     wanted = plan.jobs(layers, arguments.parts)

@@ -7,7 +7,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 out=${OUT:-benchmarks/results}
 python=${PYTHON:-python3}
-budget=${BUDGET:-420}
+budget=${BUDGET:-360}
 mkdir -p "$out"
 status="$out/gpu-status.txt"
 export PYTHONUNBUFFERED=1
@@ -38,8 +38,8 @@ sources_alone() { # what runs without a build: PyTorch's part of everything
 build() {
   TORCH_CUDA_ARCH_LIST=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
   export TORCH_CUDA_ARCH_LIST
-  step build 360 "$python" -m pip install --no-build-isolation --no-deps . || sources_alone
-  step info 60 "$python" -m fastconv info
+  step build 300 "$python" -m pip install --no-build-isolation --no-deps . || sources_alone
+  step info 20 "$python" -m fastconv info
 }
 
 tests() {
@@ -49,13 +49,13 @@ tests() {
   fi
   local parallel=() common=(--device cuda -q -p no:cacheprovider --continue-on-collection-errors)
   has xdist && parallel=(-n 8)
-  step test 400 "$python" -m pytest "${common[@]}" "${parallel[@]}" --maxfail 100 tests --ignore tests/test_large_tensors.py
+  step test 330 "$python" -m pytest "${common[@]}" "${parallel[@]}" --maxfail 100 tests --ignore tests/test_large_tensors.py
   step large 60 "$python" -m pytest "${common[@]}" tests/test_large_tensors.py
 }
 
 sanitize() {
   # First as it is, so that Triton has compiled everything and the tool sees kernels only.
-  step small 120 "$python" -m benchmarks.gpu.small
+  step small 90 "$python" -m benchmarks.gpu.small
   if ! type compute-sanitizer >/dev/null 2>&1; then
     say "sanitize: skipped, there is no compute-sanitizer"
     return
@@ -69,6 +69,7 @@ sanitize() {
 }
 
 measure() {
+  step prepare 100 "$python" -m benchmarks.gpu.prepare --budget 80
   step measure "$((budget + 60))" "$python" -m benchmarks.gpu --budget "$budget" --output "$out"
 }
 
