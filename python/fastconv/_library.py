@@ -48,6 +48,11 @@ def cuda_is_loaded() -> bool:
     return _cuda_error is None
 
 
+def cuda_path() -> Path | None:
+    """The loaded CUDA library."""
+    return _DIRECTORY / _CUDA if cuda_is_loaded() else None
+
+
 def cuda_load_error() -> str | None:
     """Why the CUDA library is not there; None if it is."""
     return _cuda_error

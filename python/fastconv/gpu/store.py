@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from .. import _library
 from .device import Gpu
 
 
@@ -38,9 +40,24 @@ def path(gpu: Gpu) -> Path:
     for package in ("fastconv", "triton"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(importlib.metadata.version(package))
-    stamp = hashlib.sha256("\n".join(versions).encode()).hexdigest()[:12]
+    stamp = hashlib.sha256("\n".join([*versions, _sources()]).encode()).hexdigest()[:12]
     name = "".join(c if c.isalnum() else "-" for c in gpu.name.lower())
     return Path(cache) / "fastconv" / f"{name}-{stamp}.json"
+
+
+@functools.cache
+def _sources() -> str:
+    """Of the kernels that were measured: other ones are as fast as they are."""
+    from .. import kernels
+
+    digest = hashlib.sha256()
+    folders = (Path(__file__).parent, *map(Path, kernels.__path__))
+    for file in sorted(file for folder in folders for file in folder.glob("*.py")):
+        digest.update(file.read_bytes())
+    library = _library.cuda_path()
+    if library is not None:
+        digest.update(library.read_bytes())
+    return digest.hexdigest()
 
 
 def lookup(gpu: Gpu, key: str) -> Known | None:
