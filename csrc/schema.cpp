@@ -76,6 +76,39 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   // csrc/ops/sequential.cpp reads them, in one string, which comes here faster than a list; packed:
   // the weights of all, one after the other.
   m.def("sequential(Tensor input, str steps, Tensor packed) -> Tensor");
+  // Training, csrc/train.h. A normalized map: input, its affine (2, C), gate (N, C), activation. A
+  // gradient: grad, and where it is that of a normalized map's value: raw, its affine, gate, offset
+  // (N, K), activation; coefficients (3, K). What is not wanted is an empty tensor.
+  m.def(
+      "train_pointwise_conv2d(Tensor input, Tensor? affine, Tensor? gate, int activation, Tensor "
+      "weight, bool wants_moments) -> (Tensor output, Tensor moments)");
+  m.def(
+      "train_depthwise_conv2d(Tensor input, Tensor? affine, int activation, Tensor weight, int[2] "
+      "stride, int[4] padding, int[2] dilation, bool wants_moments) -> (Tensor output, Tensor "
+      "moments)");
+  // wanted: gradients of input, weight, bias and of the sums or the gate.
+  m.def(
+      "train_pointwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
+      "raw_gate, Tensor? offset, int raw_activation, Tensor? coefficients, Tensor input, Tensor? "
+      "affine, Tensor? gate, int activation, Tensor? mean, Tensor weight, Tensor? residual, bool[4] "
+      "wanted) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor sums)");
+  m.def(
+      "train_depthwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
+      "raw_gate, Tensor? offset, int raw_activation, Tensor? coefficients, Tensor input, Tensor? "
+      "affine, int activation, Tensor? mean, Tensor weight, int[2] stride, int[4] padding, int[2] "
+      "dilation, Tensor? residual, bool[4] wanted) -> (Tensor grad_input, Tensor grad_weight, "
+      "Tensor grad_bias, Tensor sums)");
+  m.def(
+      "train_normalize(Tensor input, Tensor affine, Tensor? gate, int activation, Tensor? residual) "
+      "-> Tensor");
+  m.def("train_normalized_mean(Tensor input, Tensor affine, int activation) -> Tensor");
+  m.def("train_moments(Tensor input) -> Tensor");
+  m.def(
+      "train_gradient(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? offset, "
+      "int raw_activation, Tensor? coefficients) -> Tensor");
+  m.def(
+      "train_gradient_sums(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? "
+      "offset, int raw_activation, Tensor mean) -> Tensor");
   // Kernels of the CUDA library, which write to tensors that are there. Depthwise filters and all
   // biases are float32, the filters in memory [KH, KW, C], beside contiguous maps [C, KH, KW].
   // sums: (N, P, C), of P bands of the output's rows, before rounding.

@@ -11,6 +11,7 @@
 #include "../pointwise_conv2d_pool.h"
 #include "../sequential.h"
 #include "../squeeze_excite.h"
+#include "../train.h"
 #include "features.h"
 
 namespace fastconv {
@@ -31,6 +32,17 @@ struct KernelTable {
   void (*conv2d_bias_act)(const Conv2dBiasActParams&, const Threads&);
   void (*pointwise_conv2d_pool)(const PointwiseConv2dPoolParams&, const Threads&);
   void (*linear)(const LinearParams&, const Threads&);
+  void (*train_pointwise_conv2d)(const TrainPointwiseConv2dParams&, const Threads&);
+  void (*train_pointwise_conv2d_backward)(const TrainPointwiseConv2dBackwardParams&,
+                                          const Threads&);
+  void (*train_depthwise_conv2d)(const TrainDepthwiseConv2dParams&, const Threads&);
+  void (*train_depthwise_conv2d_backward)(const TrainDepthwiseConv2dBackwardParams&,
+                                          const Threads&);
+  void (*train_normalize)(const TrainMapParams&, const Threads&);
+  void (*train_normalized_mean)(const TrainMapParams&, const Threads&);
+  void (*train_moments)(const TrainMapParams&, const Threads&);
+  void (*train_gradient)(const TrainMapParams&, const Threads&);
+  void (*train_gradient_sums)(const TrainMapParams&, const Threads&);
   double (*fma_peak)(double seconds);
 };
 

@@ -143,6 +143,46 @@ FASTCONV_INLINE V vdot(V a, V b, V c) {
 
 #endif
 
+// One lane, which may hold a step's bits, in every lane.
+FASTCONV_INLINE Vec vset_lane(const float* p) {
+#if !defined(FASTCONV_BFLOAT16)
+  return vset(*p);
+#else
+  int32_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+#if defined(FASTCONV_ISA_AVX512)
+  return from_bits(_mm512_set1_epi32(bits));
+#else
+  int32_t lanes[kW];
+  for (int32_t& lane : lanes) lane = bits;
+  Vec x;
+  std::memcpy(&x, lanes, sizeof x);
+  return x;
+#endif
+#endif
+}
+
+#if defined(FASTCONV_BFLOAT16)
+// The lanes of two vectors as one vector of steps; second may be null, for 0.
+FASTCONV_INLINE Vec vpair(const Bfloat16* first, const Bfloat16* second) {
+#if defined(FASTCONV_ISA_AVX512)
+  const auto half = [](const Bfloat16* p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  };
+  const __m512i low = half(first);
+  if (second == nullptr) return from_bits(low);
+  return from_bits(_mm512_or_si512(low, _mm512_slli_epi32(half(second), 16)));
+#else
+  uint32_t lanes[kW];
+  for (int i = 0; i < kW; ++i)
+    lanes[i] = first[i].bits | (second == nullptr ? 0u : uint32_t{second[i].bits} << 16);
+  Vec x;
+  std::memcpy(&x, lanes, sizeof x);
+  return x;
+#endif
+}
+#endif
+
 // The weights of a step as one lane.
 FASTCONV_INLINE float packed_step(const float (&weights)[kStep]) {
 #if defined(FASTCONV_BFLOAT16)

@@ -16,6 +16,22 @@ void squeeze_excite(const SqueezeExciteConv2dParams& p, const Threads& threads);
 void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads);
 void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& threads);
 void linear(const LinearParams& p, const Threads& threads);
+void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& threads);
+void train_pointwise_conv2d_backward(const TrainPointwiseConv2dBackwardParams& p,
+                                     const Threads& threads);
+void train_depthwise_conv2d(const TrainDepthwiseConv2dParams& p, const Threads& threads);
+void train_depthwise_conv2d_backward(const TrainDepthwiseConv2dBackwardParams& p,
+                                     const Threads& threads);
+// output = input normalized + residual
+void train_normalize(const TrainMapParams& p, const Threads& threads);
+// results[n, c] = mean over the pixels of input normalized
+void train_normalized_mean(const TrainMapParams& p, const Threads& threads);
+// results: means and biased variances of input.data
+void train_moments(const TrainMapParams& p, const Threads& threads);
+// output = gradient
+void train_gradient(const TrainMapParams& p, const Threads& threads);
+// results: sums over all pixels of G, and of G (raw - mean)
+void train_gradient_sums(const TrainMapParams& p, const Threads& threads);
 
 // GFLOP/s of one thread that does nothing but FMAs for `seconds`: the best of many short runs.
 double fma_peak(double seconds);

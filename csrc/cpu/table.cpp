@@ -18,6 +18,9 @@ const KernelTable table = {
 #endif
     kDataType,         pack_gemm,      pack_depthwise,  pointwise_conv2d,      depthwise_conv2d,
     inverted_residual, squeeze_excite, conv2d_bias_act, pointwise_conv2d_pool, linear,
+    train_pointwise_conv2d, train_pointwise_conv2d_backward, train_depthwise_conv2d,
+    train_depthwise_conv2d_backward, train_normalize, train_normalized_mean, train_moments,
+    train_gradient, train_gradient_sums,
     fma_peak,
 };
 

@@ -71,6 +71,13 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+// a where x is above (below) the limit or NaN, else 0.
+FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLE_UQ), a);
+}
+FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NGE_UQ), a);
+}
 // n = round(x scale), and what is left of x scale.
 FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
   const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | 8);
@@ -118,6 +125,13 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+// a where x is above (below) the limit or NaN, else 0.
+FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLE_UQ), a);
+}
+FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NGE_UQ), a);
+}
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), 23));
 }
@@ -161,6 +175,13 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return vdivq_f32(a, b); }
 // NaN in either operand gives NaN: data as the second operand survives a clamp here, too.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return vminq_f32(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return vmaxq_f32(a, b); }
+// a where x is above (below) the limit or NaN, else 0.
+FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
+  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(x, limit)));
+}
+FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) {
+  return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcgeq_f32(x, limit)));
+}
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) {
   return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(x), 23));
 }
@@ -200,6 +221,9 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return a / b; }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
+// a where x is above (below) the limit or NaN, else 0.
+FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) { return x <= limit ? vzero() : a; }
+FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) { return x >= limit ? vzero() : a; }
 FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }
 
 #endif
