@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .nn._units import is_identity
+from .nn._unit import is_identity
 
 _MAP, _VECTOR = (2, 8, 3, 5), (2, 8)
 

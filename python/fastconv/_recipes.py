@@ -24,7 +24,8 @@ from ._sequence import (
 from .activation import CODES, activate, of_module
 from .nn._fused import Native
 from .nn._parts import Stage, is_supported, native_convolution
-from .nn._units import Unit, excite_parts, is_identity, leaves, native_units, units
+from .nn._unit import Unit, excite_parts, is_identity, leaves, units
+from .nn._units import native_units, read_unit
 from .ops.pointwise_conv2d import OPS as POINTWISE
 
 _MOST_CONVOLUTIONS = 4  # in a block that is read as a whole
@@ -165,7 +166,7 @@ def _part(parts: dict[str, nn.Module | None], name: str) -> nn.Module:
 def _build_residual(
     row: tuple[Unit, ...], downsample: nn.Module | None, end: str, pack: bool
 ) -> Native | None:
-    body, last = native_units(row[:-1], False, pack), row[-1].read()
+    body, last = native_units(row[:-1], False, pack), read_unit(row[-1])
     if body is None or not isinstance(last, Stage):
         return None
     branch = body.run()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .nn._chain import are_steps, native_chain
 from .nn._fused import FusedModule, Native, original_class
 from .nn._parts import is_supported
-from .nn._units import Unit, first_unit, in_a_row, is_identity, native_units
+from .nn._unit import Unit, first_unit, is_identity
+from .nn._units import in_a_row, native_units
 from .nn.linear import native_linear
 from .ops._sequential import Step, StepKind
 

@@ -24,7 +24,7 @@ from ._sequence import Part, Pool
 from .activation import of_module
 from .nn._fused import FusedModule, Native, Run, flags, original_class
 from .nn._parts import is_convolution, is_norm, pads_like_tensorflow
-from .nn._units import is_identity
+from .nn._unit import is_identity
 
 _FORMS = "_fastconv_forms"
 _METHODS = ("forward", "forward_features")  # the second in timm's networks

@@ -16,7 +16,7 @@ from ._sequence import is_sequential
 from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
-from .nn._units import Unit
+from .nn._unit import Unit
 from .summary import drop_hooks, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)

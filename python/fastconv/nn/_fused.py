@@ -7,7 +7,7 @@ weights. Those live in a cache that is checked at every call against everything 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.nn.modules import module as global_hooks
 from .. import _precision, backend
 from ..ops._sequential import Step
 from ._watch import Sizes, Slots, Watch
+
+if TYPE_CHECKING:
+    from ._unit import TrainRow
 
 Run = Callable[[Tensor], Tensor]
 
@@ -62,6 +65,11 @@ class FusedModule(nn.Module):
         """
         raise NotImplementedError
 
+    def _train_row(self) -> "TrainRow | None":
+        """The modules inside in the order in which they run, where gradients are wanted; None if
+        there is no such row."""
+        return None
+
     def forward(self, input: Tensor) -> Tensor:
         run = self._native_run(input, "forward")
         return self._plain_forward(input) if run is None else run(input)
@@ -89,7 +97,7 @@ class FusedModule(nn.Module):
     def _checked_run(self, input: Tensor, kind: str) -> Run | None:
         """The same, with every check."""
         if self.training or (torch.is_grad_enabled() and self._wants_gradient(input)):
-            return None
+            return self._train_run(input) if kind == "forward" else None
         name, limit = type(self).__name__, self._limit(input)
         if not backend.choose(name, limit, self._backend, getattr(input, "device", None)):
             return None
@@ -105,6 +113,23 @@ class FusedModule(nn.Module):
         if self._backend != "auto" and input.is_cuda:  # where there are several
             return partial(_wishing, self._backend, fused.run)
         return fused.run
+
+    def _train_run(self, input: Tensor) -> Run | None:
+        """What to run where gradients are wanted or norms take statistics; None for the plain
+        forward."""
+        if type(self).forward is not FusedModule.forward and not self._runs_natively_as_it_is():
+            return None
+        if backend.NATIVE_MISSING is not None or not isinstance(input, Tensor) or not input.is_cpu:
+            return None
+        row = self._train_row()
+        if row is None or _is_hooked(self):
+            return None
+        from . import _train  # which is made of modules, as this is
+
+        limit = self._limit(input) or _train.train_limit(self, row, input)
+        if not backend.choose(type(self).__name__, limit, self._backend, input.device):
+            return None
+        return partial(_train.run_row, row)
 
     def _current_fused(self, kind: str, dtype: torch.dtype | None) -> "_Fused | None":
         """The packed native form, from the cache if that is still what the module is; None where

@@ -120,8 +120,8 @@ def read_stage(
     name = of_module(activation)
     if name is None:
         return None
-    stride, dilation = _two(convolution.stride), _two(convolution.dilation)
-    padding = _padding(convolution, stride)
+    stride, dilation = two(convolution.stride), two(convolution.dilation)
+    padding = padding_of(convolution, stride)
     return Stage(weight, bias, stride, padding, dilation, convolution.groups, CODES[name], source)
 
 
@@ -139,7 +139,7 @@ def is_supported(convolution: nn.Module) -> bool:
     """Whether a native op has this shape of convolution."""
     if not isinstance(convolution, nn.Conv2d) or not is_convolution(convolution):
         return False
-    shape, dilation = tuple(convolution.weight.shape), _two(convolution.dilation)
+    shape, dilation = tuple(convolution.weight.shape), two(convolution.dilation)
     return is_supported_shape(shape, convolution.groups, dilation)
 
 
@@ -242,7 +242,7 @@ def native_pooled(stage: Stage | None, pack: bool) -> Native | None:
     )
 
 
-def _padding(convolution: nn.Conv2d, stride: tuple[int, int]) -> Padding4 | None:
+def padding_of(convolution: nn.Conv2d, stride: tuple[int, int]) -> Padding4 | None:
     padding = convolution.padding
     if pads_like_tensorflow(original_class(convolution)):
         if stride != (1, 1):
@@ -251,13 +251,13 @@ def _padding(convolution: nn.Conv2d, stride: tuple[int, int]) -> Padding4 | None
     if padding == "valid":
         return 0, 0, 0, 0
     if isinstance(padding, str):  # PyTorch's "same": the stride is 1
-        kernel, dilation = _two(convolution.kernel_size), _two(convolution.dilation)
+        kernel, dilation = two(convolution.kernel_size), two(convolution.dilation)
         vertical, horizontal = (dilation[i] * (kernel[i] - 1) for i in (0, 1))
         top, left = vertical // 2, horizontal // 2
         return top, vertical - top, left, horizontal - left
-    vertical, horizontal = _two(padding)
+    vertical, horizontal = two(padding)
     return vertical, vertical, horizontal, horizontal
 
 
-def _two(value: int | tuple[int, ...]) -> tuple[int, int]:
+def two(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,132 +1,26 @@
-"""From the modules inside a block, in the order in which they run, to native forms.
+"""From rows of units to native forms: some rows are one native op, the others run one after the
+other."""
 
-A unit is a convolution with its norm and activation, or a squeeze-and-excitation. Some rows of
-units are one native op; the others run one after the other.
-"""
-
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from ..activation import CODES, GATES, of_module
+from ..activation import CODES
 from ._chain import are_steps, composed, row_of_steps
-from ._fused import Native, only_drops
-from ._parts import Stage, is_convolution, is_norm, native_convolution, norm_activation, read_stage
+from ._fused import Native
+from ._parts import Stage, native_convolution, read_stage
+from ._unit import Unit
 from .depthwise_separable_conv2d import native_separable
 from .inverted_residual import native_inverted_residual
 from .squeeze_excite import Excite, native_excite, read_excite
 
 
-class Unit(NamedTuple):
-    """A convolution with what follows it; or a squeeze-and-excitation, then `excite` is set."""
-
-    convolution: nn.Module
-    norm: nn.Module | None = None
-    activation: nn.Module | None = None
-    excite: tuple[nn.Module, nn.Module, nn.Module, nn.Module] | None = None
-
-    @property
-    def convolutions(self) -> tuple[nn.Module, ...]:
-        return (self.convolution,) if self.excite is None else (self.excite[0], self.excite[2])
-
-    @property
-    def has_activation(self) -> bool:
-        inner = norm_activation(self.norm)
-        return any(of_module(m) not in ("none", None) for m in (self.activation, inner))
-
-    def read(self) -> Stage | Excite | None:
-        if self.excite is not None:
-            return read_excite(*self.excite)
-        return read_stage(self.convolution, self.norm, self.activation)
-
-
-def is_identity(module: nn.Module) -> bool:
-    """Whether this does nothing in eval mode."""
-    if type(module) is nn.Identity or only_drops(module):
-        return True
-    return type(module) is nn.Sequential and len(module) == 0
-
-
-def leaves(module: nn.Module, most: int = 24) -> list[nn.Module] | None:
-    """The convolutions, norms, activations and squeeze-excites inside, in the order in which they
-    were registered; None if there is anything else, or more than `most`."""
-    found: list[nn.Module] = []
-    for child in module._modules.values():
-        if child is None or is_identity(child):
-            continue
-        if (
-            is_convolution(child)
-            or is_norm(child)
-            or of_module(child) is not None
-            or excite_parts(child) is not None
-        ):
-            found.append(child)
-        elif len(child._modules) > 0:
-            inner = leaves(child, most)
-            if inner is None:
-                return None
-            found += inner
-        else:
-            return None
-        if len(found) > most:
-            return None
-    return found
-
-
-def excite_parts(
-    module: nn.Module,
-) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module] | None:
-    """Reducing convolution, activation, expanding convolution and gate of a squeeze-and-excitation,
-    as far as that can be seen from its parts."""
-    convolutions: list[nn.Conv2d] = []
-    activations: list[nn.Module] = []
-    for child in module._modules.values():
-        if isinstance(child, nn.Conv2d) and is_convolution(child):
-            convolutions.append(child)
-        elif child is None or is_identity(child) or type(child) is nn.AdaptiveAvgPool2d:
-            continue
-        elif of_module(child) is not None:
-            activations.append(child)
-        else:
-            return None
-    if len(convolutions) != 2 or len(activations) != 2 or of_module(activations[1]) not in GATES:
-        return None
-    reduce, expand = convolutions
-    if (reduce.in_channels, reduce.out_channels) != (expand.out_channels, expand.in_channels):
-        return None
-    return reduce, activations[0], expand, activations[1]
-
-
-def units(modules: Iterable[nn.Module]) -> list[Unit] | None:
-    """Convolutions with the norms and activations behind them; None where one stands alone."""
-    found: list[Unit] = []
-    rest = list(modules)
-    while rest:
-        unit, taken = first_unit(rest)
-        if unit is None:
-            return None
-        found.append(unit)
-        del rest[:taken]
-    return found
-
-
-def first_unit(modules: Sequence[nn.Module]) -> tuple[Unit | None, int]:
-    """The unit that a row of modules begins with, and how many of them it takes."""
-    convolution, *rest = modules
-    if not is_convolution(convolution):
-        parts = excite_parts(convolution)
-        return (None, 0) if parts is None else (Unit(convolution, excite=parts), 1)
-    taken, norm, activation = 1, None, None
-    if taken <= len(rest) and is_norm(rest[taken - 1]):
-        norm = rest[taken - 1]
-        taken += 1
-    bare = norm_activation(norm) is None and taken <= len(rest)
-    if bare and of_module(rest[taken - 1]) is not None:
-        activation = rest[taken - 1]
-        taken += 1
-    return Unit(convolution, norm, activation), taken
+def read_unit(unit: Unit) -> Stage | Excite | None:
+    """What the native ops take of a unit."""
+    if unit.excite is not None:
+        return read_excite(*unit.excite)
+    return read_stage(unit.convolution, unit.norm, unit.activation)
 
 
 class _Segment(NamedTuple):
@@ -145,7 +39,7 @@ def native_units(
     Args:
         end: an activation that is no module, behind the last unit
     """
-    read = [unit.read() for unit in row]
+    read = [read_unit(unit) for unit in row]
     if end != "none":
         last = read[-1]
         if not isinstance(last, Stage) or last.activation != CODES["none"]:

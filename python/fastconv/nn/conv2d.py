@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ._fused import FusedModule, Native
 from ._parts import native_convolution, native_pooled, read_sequence, read_stage
+from ._unit import TrainRow, train_row
 
 Layer = Callable[..., nn.Module]
 
@@ -30,6 +31,9 @@ class Conv2d(FusedModule, nn.Conv2d):
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, input)
+
+    def _train_row(self) -> TrainRow | None:
+        return train_row([self])
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         return native_convolution(read_stage(self), pack)
@@ -88,6 +92,9 @@ class Conv2dNormAct(FusedModule, nn.Sequential):
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Sequential.forward(self, input)
+
+    def _train_row(self) -> TrainRow | None:
+        return train_row(self)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         stage = read_sequence(self)

@@ -9,6 +9,7 @@ from ..ops._sequential import StepKind
 from ..ops.depthwise_separable_conv2d import OPS
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence
+from ._unit import TrainRow, train_row
 from .conv2d import Conv2dNormAct
 
 
@@ -69,6 +70,9 @@ class DepthwiseSeparableConv2d(FusedModule, nn.Sequential):
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Sequential.forward(self, input)
+
+    def _train_row(self) -> TrainRow | None:
+        return train_row(self)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         if len(self) != 2:

@@ -11,6 +11,7 @@ from ..ops._sequential import StepKind
 from ..ops.inverted_residual import OPS, with_biases
 from ._fused import FusedModule, Native
 from ._parts import Stage, read_sequence, read_stage
+from ._unit import TrainRow, train_row
 from .conv2d import Conv2dNormAct
 from .depthwise_separable_conv2d import native_separable
 from .squeeze_excite import Excite, read_squeeze_excite
@@ -76,6 +77,9 @@ class InvertedResidual(FusedModule):
     def _plain_forward(self, input: Tensor) -> Tensor:
         output: Tensor = self.conv(input)
         return input + output if self.use_res_connect else output
+
+    def _train_row(self) -> TrainRow | None:
+        return train_row([self.conv], self.use_res_connect)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         if type(self.conv) is not nn.Sequential:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ._fused import FusedModule, Native
 from ._parts import read_sequence
+from ._unit import TrainRow, train_row
 from .conv2d import Conv2dNormAct
 from .depthwise_separable_conv2d import native_separable
 from .inverted_residual import native_inverted_residual
@@ -117,6 +118,10 @@ class MBConv(FusedModule):
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         return _residual(self, input)
+
+    def _train_row(self) -> TrainRow | None:
+        residual = self.use_res_connect
+        return train_row([self.block], residual, self.stochastic_depth if residual else None)
 
     def _layers(self) -> list[nn.Module]:
         # The native form takes it for the identity, which it is in eval mode.
