@@ -144,7 +144,9 @@ def run_row(row: TrainRow, input: Tensor) -> Tensor:
                 raise ValueError(
                     f"Expected more than 1 value per channel when training, got input size {shape}"
                 )
-    drop = None if row.drop is None else _drop_factors(row.drop, input, stages, tensors)
+    drop = None
+    if row.drop is not None and row.residual:
+        drop = _drop_factors(row.drop, input, stages, tensors)
     output, moments = run_chain(tuple(stages), row.residual, map_, drop, tensors)
     with torch.no_grad():
         for (norm, bias, count), mean, variance in zip(
@@ -189,9 +191,9 @@ def _tensors(unit: _Part) -> list[Tensor | None]:
     norm: Any = unit.norm
     found: list[Tensor | None] = [convolution.weight]
     if norm is not None and uses_batch(norm):
-        found += [norm.weight, norm.bias]
+        found += [norm.weight, norm.bias, convolution.bias]
     else:
-        found += [_fixed_affine(convolution, norm), None]
+        found += [_fixed_affine(convolution, norm), None, None]
     if unit.excite is not None:
         reduce, _, expand, _ = unit.excite
         found += [reduce.weight, reduce.bias, expand.weight, expand.bias]  # type: ignore[list-item]

@@ -48,7 +48,7 @@ class TrainStage(NamedTuple):
     @property
     def tensors(self) -> int:
         """How many tensors belong to it."""
-        return 3 + (0 if self.excite is None else 4)
+        return 4 + (0 if self.excite is None else 4)
 
 
 class _Kept(NamedTuple):
@@ -77,8 +77,8 @@ def run_chain(
         residual: whether the input is added to the last one's output
         input: (N, C, H, W)
         drop: (N, K) or None: factors of the last stage's output
-        tensors: for each stage its weight; gamma and beta, or the (2, K) scale and shift and None;
-            and of its squeeze-and-excitation two weights (S, K, 1, 1), (K, S, 1, 1) and biases:
+        tensors: for each stage its weight; gamma, beta and the convolution's bias, which changes
+            nothing but the mean, or the (2, K) scale and shift and twice None; and of its squeeze-and-excitation two weights (S, K, 1, 1), (K, S, 1, 1) and biases:
             reduce, bias, expand, bias
 
     Returns:
@@ -168,7 +168,7 @@ def _forward(
         gate = None
         if stage.excite is not None:
             pooled = FASTCONV.train_normalized_mean(raw, affine, stage.activation)
-            excite = _excite(stage.excite, pooled, own[3:])
+            excite = _excite(stage.excite, pooled, own[4:])
             gate = excite[4]
         kept.append(_Kept(weight, raw, affine, mean, rstd, gamma, excite))
         map_, activation = raw, stage.activation
@@ -243,6 +243,8 @@ def _backward(
         grads[position + 1 : position + 3] = [
             grad if wish else None for grad, wish in zip(norm_grads, wanted[1:3], strict=True)
         ]
+        if wanted[3]:
+            grads[position + 3] = torch.zeros_like(k.mean)
         if not (deeper or wanted[0]):
             break
         shortcut = grad_output if residual and index == 0 else None
@@ -265,7 +267,7 @@ def _backward(
                 gradient = _Gradient(found, None, None, _NONE, sums)
             else:
                 assert sums is not None
-                first = position - before.tensors + 3
+                first = position - before.tensors + 4
                 offset, excite_grads = _excite_backward(
                     before.excite, kept[index - 1].excite, sums, wants[first : first + 4]
                 )

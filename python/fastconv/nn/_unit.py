@@ -37,7 +37,8 @@ class TrainRow(NamedTuple):
     Args:
         units: one after the other; a squeeze-and-excitation belongs to the unit before it
         residual: whether the input is added to the output
-        drop: a module that drops images of the branch, before the input is added
+        drop: a module that drops images of the branch, before the input is added; it does nothing
+            where that is not added
     """
 
     units: tuple[Unit, ...]

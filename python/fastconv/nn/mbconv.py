@@ -120,8 +120,7 @@ class MBConv(FusedModule):
         return _residual(self, input)
 
     def _train_row(self) -> TrainRow | None:
-        residual = self.use_res_connect
-        return train_row([self.block], residual, self.stochastic_depth if residual else None)
+        return train_row([self.block], self.use_res_connect, self.stochastic_depth)
 
     def _layers(self) -> list[nn.Module]:
         # The native form takes it for the identity, which it is in eval mode.
