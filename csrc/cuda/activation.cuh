@@ -46,4 +46,57 @@ __device__ float activate(Activation activation, float x) {
   return x;
 }
 
+// The derivative, as PyTorch has it at the corners.
+template <class T>
+__device__ float activation_slope(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kNone:
+      return 1.0f;
+    case Activation::kRelu:
+      return x > 0.0f ? 1.0f : 0.0f;
+    case Activation::kRelu6:
+      return x > 0.0f && x < 6.0f ? 1.0f : 0.0f;
+    case Activation::kHardswish:
+      if (x >= 3.0f) return 1.0f;
+      return x > -3.0f ? x * (1.0f / 3.0f) + 0.5f : 0.0f;
+    case Activation::kSilu: {
+      const float s = sigmoid<T>(x);
+      return s * x * (1.0f - s) + s;
+    }
+    case Activation::kSigmoid: {
+      const float s = sigmoid<T>(x);
+      return s * (1.0f - s);
+    }
+    case Activation::kHardsigmoid:
+      return x > -3.0f && x < 3.0f ? 1.0f / 6.0f : 0.0f;
+  }
+  return 1.0f;
+}
+
+template <Activation kKind>
+struct ActivationTag {
+  static constexpr Activation kValue = kKind;
+};
+
+// Calls f with the activation as a type: one switch for all that a thread has at hand.
+template <class F>
+__device__ void with_activation(Activation kind, const F& f) {
+  switch (kind) {
+    case Activation::kNone:
+      return f(ActivationTag<Activation::kNone>());
+    case Activation::kRelu:
+      return f(ActivationTag<Activation::kRelu>());
+    case Activation::kRelu6:
+      return f(ActivationTag<Activation::kRelu6>());
+    case Activation::kHardswish:
+      return f(ActivationTag<Activation::kHardswish>());
+    case Activation::kSilu:
+      return f(ActivationTag<Activation::kSilu>());
+    case Activation::kSigmoid:
+      return f(ActivationTag<Activation::kSigmoid>());
+    case Activation::kHardsigmoid:
+      return f(ActivationTag<Activation::kHardsigmoid>());
+  }
+}
+
 }  // namespace fastconv

@@ -87,6 +87,10 @@ template <class T>
 T min(T a, T b) {
   return b < a ? b : a;
 }
+template <class T>
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 
 inline void __syncthreads() { emulator::block->barrier.arrive_and_wait(); }
 inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp().barrier.arrive_and_wait(); }

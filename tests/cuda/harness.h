@@ -108,5 +108,6 @@ void test_depthwise(Results& results);
 void test_depthwise_nchw(Results& results);
 void test_mma(Results& results);
 void test_inverted_residual(Results& results);
+void test_train_depthwise(Results& results);
 
 }  // namespace fastconv_test

@@ -7,5 +7,6 @@ int main() {
   fastconv_test::test_depthwise_nchw(results);
   fastconv_test::test_mma(results);
   fastconv_test::test_inverted_residual(results);
+  fastconv_test::test_train_depthwise(results);
   return results.report();
 }

@@ -1,0 +1,743 @@
+// The gradients of output = depthwise(activation(input * scale + shift)), NHWC, where `gradient` is
+// that of the output (csrc/train.h), made on the way:
+//   d[y, x] = sum of weight[ky, kx] gradient[(y + top - ky) / S, (x + left - kx) / S], over the
+//   taps that divide; grad_input = d activation'(input * scale + shift) + residual;
+//   grad_weight[ky, kx] = sum of normalized[y, x] and the same elements of the gradient.
+// Both sums belong to the pixels of the input and read one window of the gradient, so the input is
+// needed without a halo, and stays in registers. A block has a tile of columns and goes down its
+// rows: a step makes one row of the gradient in a ring of K / S + 1 rows in shared memory, float32
+// [column, channel], which then serves the S rows of the input over it. A thread owns kVector
+// channels and kColumns x S columns of these. What the next step reads is on its way, in
+// registers, while a step computes: so there is one barrier a step, and no staging.
+// Bytes moved, stride 1, elements per pixel: grad, raw, input in and grad_input out, 4 (stride 2:
+// 2 + 2 / 4); more only for the columns beside a tile, where an image has several, and K / S - 1
+// rows above a block's first. Sums stay in registers over all rows of a block and leave it as one
+// part, which a second kernel adds up in a fixed order.
+#include "dispatch.cuh"
+#include "train_depthwise_conv2d.h"
+#include "train_maps.cuh"
+
+namespace fastconv {
+namespace {
+
+struct KernelParams {
+  CudaTrainDepthwiseConv2dBackwardParams p;
+  TrainTiling tiling;
+  int pixel;           // floats from one column of the ring to the next
+  int columns, slots;  // of the ring
+};
+
+// What a block's channels need beside the maps: rows of a table in shared memory, since registers
+// are for filters and sums. The gradient of the raw map is (grad * gate + offset) * slope + factor
+// * raw + rest, with the first coefficient in gate and offset.
+enum Constant {
+  kScale,
+  kShift,
+  kGate,
+  kOffset,
+  kFactor,
+  kRest,
+  kInScale,
+  kInShift,
+  kMean,
+  kConstants
+};
+
+template <int kVector>
+class Constants {
+ public:
+  // After this comes a barrier, as after enter.
+  __device__ Constants(const TrainDepthwiseConv2dBackwardParams& p, const TrainPlace& place,
+                       const TrainTiling& t, float* table)
+      : map_(p.gradient),
+        table_(table + place.lane * kVector),
+        row_(t.lanes * kVector),
+        channel_(place.channel),
+        channels_(p.window.channels),
+        writes_(place.strip == 0 && place.active) {
+    const float *affine = map_.affine, *c = map_.coefficients, *in = p.input.affine;
+    put(kScale, affine, 1.0f);
+    put(kShift, affine == nullptr ? affine : affine + channels_, 0.0f);
+    put(kFactor, c == nullptr ? c : c + channels_, 0.0f);
+    put(kRest, c == nullptr ? c : c + 2 * channels_, 0.0f);
+    put(kInScale, in, 1.0f);
+    put(kInShift, in == nullptr ? in : in + channels_, 0.0f);
+    put(kMean, p.mean, 0.0f);
+    if (!by_image()) put_image(nullptr, nullptr);
+  }
+
+  // Whether there is something to change from image to image; the same for all threads.
+  __device__ bool by_image() const { return map_.gate != nullptr || map_.offset != nullptr; }
+  __device__ void enter(int64_t image) const {
+    const int64_t at = image * channels_;
+    put_image(map_.gate == nullptr ? nullptr : map_.gate + at,
+              map_.offset == nullptr ? nullptr : map_.offset + at);
+  }
+
+  __device__ void get(int row, float (&x)[kVector]) const { load_shared(table_ + row * row_, x); }
+  __device__ void put(int row, const float* from, float otherwise) const {
+    if (!writes_) return;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v)
+      table_[row * row_ + v] = from == nullptr ? otherwise : from[channel_ + v];
+  }
+
+ private:
+  __device__ void put_image(const float* gate, const float* offset) const {
+    put(kGate, gate, 1.0f);
+    put(kOffset, offset, 0.0f);
+    if (map_.coefficients == nullptr || !writes_) return;
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) {
+      const float first = map_.coefficients[channel_ + v];
+      table_[kGate * row_ + v] *= first;
+      table_[kOffset * row_ + v] *= first;
+    }
+  }
+
+  const GradientMap& map_;
+  float* table_;
+  int row_;
+  int64_t channel_, channels_;
+  bool writes_;
+};
+
+// x = x * scale + shift
+template <int kPixels, int kVector>
+__device__ void scale_all(const Constants<kVector>& constants, int scale_row, int shift_row,
+                          float (&x)[kPixels][kVector]) {
+  float scale[kVector], shift[kVector];
+  constants.get(scale_row, scale);
+  constants.get(shift_row, shift);
+#pragma unroll
+  for (int p = 0; p < kPixels; ++p) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) x[p][v] = x[p][v] * scale[v] + shift[v];
+  }
+}
+
+template <class T, int kPixels, int kVector>
+__device__ void get_all(const Vec<T, kVector> (&from)[kPixels], float (&x)[kPixels][kVector]) {
+#pragma unroll
+  for (int p = 0; p < kPixels; ++p) from[p].get(x[p]);
+}
+
+// The gradient of the raw map.
+template <class T, int kPixels, int kVector>
+__device__ void make_gradient(const GradientMap& map, const Constants<kVector>& constants,
+                              const Vec<T, kVector> (&grad)[kPixels],
+                              const Vec<T, kVector> (&raw)[kPixels],
+                              float (&result)[kPixels][kVector]) {
+  get_all(grad, result);
+  if (map.raw == nullptr) return;
+  scale_all(constants, kGate, kOffset, result);
+  float x[kPixels][kVector];
+  get_all(raw, x);
+  scale_all(constants, kScale, kShift, x);
+  multiply_slopes<T>(map.activation, x, result);
+  if (map.coefficients == nullptr) return;
+  get_all(raw, x);
+  scale_all(constants, kFactor, kRest, x);
+#pragma unroll
+  for (int p = 0; p < kPixels; ++p) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) result[p][v] += x[p][v];
+  }
+}
+
+// What a thread sums up over its pixels.
+template <int kTaps, int kVector>
+struct Sums {
+  float weight[kTaps][kVector] = {}, bias[kVector] = {}, input[2][kVector] = {};
+
+  // Adds up those of the block's strips, in their order, and stores the part.
+  __device__ void store(const KernelParams& k, const TrainPlace& place) const {
+    float* shared = shared_memory<float>();  // [rows, strips, lanes, kVector]
+    const auto& p = k.p;
+    const int lanes = k.tiling.lanes * kVector, all = k.tiling.strips * lanes;
+    __syncthreads();  // the ring was here
+    if (place.strip < k.tiling.strips) {
+      float* to = shared + place.strip * lanes + place.lane * kVector;
+      const auto put = [&](const float (&sum)[kVector]) {
+        store_shared(sum, to);
+        to += all;
+      };
+      if (p.conv.grad_weight != nullptr) {
+#pragma unroll
+        for (int tap = 0; tap < kTaps; ++tap) put(weight[tap]);
+      }
+      if (p.conv.grad_bias != nullptr) put(bias);
+      if (p.conv.sums != nullptr) {
+        put(input[0]);
+        put(input[1]);
+      }
+    }
+    __syncthreads();
+    const int64_t channels = p.conv.window.channels, rows = p.rows();
+    const int64_t first = place.channel - place.lane * kVector;  // of the block
+    float* part = p.partial + place.part * rows * channels + first;
+    for (int i = static_cast<int>(threadIdx.x); i < rows * lanes; i += k.tiling.threads) {
+      const int row = i / lanes, lane = i % lanes;
+      if (first + lane >= channels) continue;
+      float total = 0;
+      for (int s = 0; s < k.tiling.strips; ++s) total += shared[row * all + s * lanes + lane];
+      part[row * channels + lane] = total;
+    }
+  }
+};
+
+// The step that a block is at: of which image and tile, and which row of the gradient it makes.
+// The first ones of an image's tile, or of the block's share, only fill the ring.
+class Walk {
+ public:
+  __device__ Walk(const TrainTiling& t, const TrainPlace& place, int first, int steps, int live)
+      : tiles_(t.tiles),
+        first_(first),
+        steps_(steps),
+        live_(live),
+        row_(place.begin),
+        end_(place.end) {
+    if (row_ < end_) enter();
+  }
+  __device__ bool done() const { return row_ >= end_; }
+  __device__ void advance() {
+    if (++step < end_step_) return;
+    row_ += end_step_ - own_;
+    if (row_ < end_) enter();
+  }
+  __device__ bool collects() const { return step < own_; }
+  // Whether the row of the gradient counts in sums over it: also those above the first step's.
+  __device__ bool owns_gradient() const { return step >= own_ || own_ == first_; }
+
+  int64_t image = 0;
+  int tile = 0, step = 0;
+
+ private:
+  __device__ void enter() {
+    const int64_t run = row_ / steps_;
+    own_ = first_ + static_cast<int>(row_ % steps_);
+    end_step_ = static_cast<int>(min(static_cast<int64_t>(first_ + steps_), own_ + end_ - row_));
+    step = max(0, own_ - (live_ - 1));
+    image = run / tiles_;
+    tile = static_cast<int>(run % tiles_);
+  }
+
+  int tiles_, first_, steps_, live_;
+  int64_t row_, end_;
+  int own_ = 0, end_step_ = 0;
+};
+
+template <class T, int K, int S, bool kNarrow>
+class Backward {
+ public:
+  static constexpr TrainKernelSizes kSizes = train_backward_sizes(K, S, sizeof(T), kNarrow);
+  static constexpr int kVector = kSizes.vector, kLive = (K + S - 1) / S;
+  static constexpr int kKept = train_kept_rows(K, kSizes) * K;  // taps in registers
+  // Rows of the table in shared memory.
+  static constexpr int kTable = kConstants + K * K - kKept;
+
+  __device__ Backward(const KernelParams& k, const TrainPlace& place)
+      : k_(k),
+        c_(k.p.conv),
+        w_(k.p.conv.window),
+        place_(place),
+        constants_(c_, place, k.tiling, shared_memory<float>() + k.slots * k.columns * k.pixel),
+        first_column_(static_cast<int>(w_.pad_left) / S) {
+    if (!place.active || c_.grad_input == nullptr) return;
+#pragma unroll
+    for (int tap = 0; tap < kKept; ++tap)
+      load_channels(c_.packed + tap * w_.channels, place.channel, 0.0f, filter_[tap]);
+    for (int tap = kKept; tap < K * K; ++tap)
+      constants_.put(kConstants + tap - kKept, c_.packed + tap * w_.channels, 0.0f);
+  }
+
+  __device__ void run() {
+    const int first = static_cast<int>(w_.pad_top) / S;
+    const int steps = static_cast<int>(train_steps(w_.height, w_.pad_top, S));
+    Walk walk(k_.tiling, place_, first, steps, kLive);
+    int64_t image = -1;
+    int tile = -1, slot = 0;
+    if (!walk.done()) fetch(walk);
+    while (!walk.done()) {
+      if (walk.tile != tile || (walk.image != image && constants_.by_image())) {
+        __syncthreads();  // the last step may still be read
+        if (constants_.by_image()) constants_.enter(walk.image);
+        if (walk.tile != tile) clear();
+        __syncthreads();
+      }
+      image = walk.image;
+      tile = walk.tile;
+      make_row(walk, slot);
+#pragma unroll
+      for (int i = 0; i < kPixels; ++i) now_[i] = input_[i];
+      __syncthreads();
+      const Walk current = walk;
+      walk.advance();
+      if (!walk.done()) fetch(walk);
+      if (place_.active && !current.collects()) compute(current, slot);
+      slot = slot + 1 == kLive + 1 ? 0 : slot + 1;
+    }
+    if (k_.p.partial != nullptr) sums_.store(k_, place_);
+  }
+
+ private:
+  using Vector = Vec<T, kVector>;
+  static constexpr int kSteps = kSizes.columns, kWide = kSteps * S;  // a thread's columns
+  static constexpr int kPixels = S * kWide, kMade = train_made_columns(kSizes);
+  static constexpr int kWindow = kSteps + kLive - 1;  // columns of the gradient over a strip
+
+  __device__ float* ring(int slot) const {
+    return shared_memory<float>() + slot * k_.columns * k_.pixel + place_.lane * kVector;
+  }
+  __device__ int tile_columns() const { return k_.tiling.strips * kSteps; }
+  // The gradient's column that is the ring's first.
+  __device__ int ring_begin(int tile) const {
+    return tile * tile_columns() + first_column_ - (kLive - 1);
+  }
+  // Columns of the image: of the thread's first pixel.
+  __device__ int left(int tile) const {
+    return (tile * tile_columns() + place_.strip * kSteps + first_column_) * S -
+           static_cast<int>(w_.pad_left);
+  }
+  __device__ bool inside(int x) const { return x >= 0 && x < w_.width; }
+  __device__ int offset(int x) const { return x * static_cast<int>(w_.channels); }
+
+  // Columns outside the image stay zero.
+  __device__ void clear() const {
+    float* all = shared_memory<float>();
+    for (int i = static_cast<int>(threadIdx.x); i < k_.slots * k_.columns * k_.pixel;
+         i += k_.tiling.threads)
+      all[i] = 0.0f;
+  }
+
+  __device__ int made_begin(int tile) const { return max(0, ring_begin(tile)) + place_.strip; }
+  __device__ int made_end(int tile) const {
+    return min(static_cast<int>(w_.out_width), ring_begin(tile) + k_.columns);
+  }
+
+  // Asks for all that a step reads.
+  __device__ void fetch(const Walk& walk) {
+    if (!place_.active) return;
+    if (walk.step < w_.out_height) {
+      const int64_t row =
+          (walk.image * w_.out_height + walk.step) * w_.out_width * w_.channels + place_.channel;
+      const T *grad = static_cast<const T*>(c_.gradient.grad),
+              *raw = static_cast<const T*>(c_.gradient.raw);
+      const int begin = made_begin(walk.tile), end = made_end(walk.tile);
+#pragma unroll
+      for (int i = 0; i < kMade; ++i) {
+        const int x = begin + i * k_.tiling.strips;
+        if (x >= end) continue;
+        grad_[i] = Vector::load(grad + row + offset(x));
+        if (c_.gradient.raw != nullptr) raw_[i] = Vector::load(raw + row + offset(x));
+      }
+    }
+    const bool reads = c_.grad_weight != nullptr || c_.input.affine != nullptr;
+    if (walk.collects() || !reads) return;
+    const int x0 = left(walk.tile), y0 = walk.step * S - static_cast<int>(w_.pad_top);
+#pragma unroll
+    for (int j = 0; j < S; ++j) {
+      if (y0 + j < 0 || y0 + j >= w_.height) continue;
+      const T* row = static_cast<const T*>(c_.input.data) +
+                     (walk.image * w_.height + y0 + j) * w_.width * w_.channels + place_.channel;
+#pragma unroll
+      for (int i = 0; i < kWide; ++i)
+        if (inside(x0 + i)) input_[j * kWide + i] = Vector::load(row + offset(x0 + i));
+    }
+  }
+
+  __device__ void make_row(const Walk& walk, int slot) {
+    if (!place_.active || walk.step >= w_.out_height) return;
+    float made[kMade][kVector];
+    make_gradient(c_.gradient, constants_, grad_, raw_, made);
+    // Of the columns beside the tile only those count that no tile has for its own.
+    const int begin = made_begin(walk.tile), end = made_end(walk.tile);
+    const int own = walk.tile == 0 ? 0 : ring_begin(walk.tile) + kLive - 1;
+    float* row = ring(slot);
+#pragma unroll
+    for (int i = 0; i < kMade; ++i) {
+      const int x = begin + i * k_.tiling.strips;
+      if (x >= end) continue;
+      store_shared(made[i], row + (x - ring_begin(walk.tile)) * k_.pixel);
+      if (!walk.owns_gradient() || x < own) continue;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) sums_.bias[v] += made[i][v];
+    }
+  }
+
+  // The S rows of the input over a row of the gradient and the kLive - 1 before it.
+  __device__ void compute(const Walk& walk, int slot) {
+    const int x0 = left(walk.tile), y0 = walk.step * S - static_cast<int>(w_.pad_top);
+    float x[kPixels][kVector], d[kPixels][kVector] = {};
+    const bool weight = c_.grad_weight != nullptr, input = c_.grad_input != nullptr;
+    // For stride 2 these are too many to have both at once.
+    if (S == 1 && weight) normalize(x0, y0, x);
+    each_row(walk, slot, [&](int m, const float (&g)[kWindow][kVector]) {
+      if (input) add_input(m, g, d);
+      if (S == 1 && weight) add_weight(m, g, x);
+    });
+    if (input) finish(walk.image, x0, y0, d);
+    if (S == 1 || !weight) return;
+    normalize(x0, y0, x);
+    each_row(walk, slot, [&](int m, const float (&g)[kWindow][kVector]) { add_weight(m, g, x); });
+  }
+
+  // f(m, columns of the row of the gradient made m steps before)
+  template <class F>
+  __device__ void each_row(const Walk& walk, int slot, const F& f) const {
+#pragma unroll
+    for (int m = 0; m < kLive; ++m) {
+      if (walk.step - m < 0 || walk.step - m >= w_.out_height) continue;
+      const float* row =
+          ring(slot >= m ? slot - m : slot - m + kLive + 1) + place_.strip * kSteps * k_.pixel;
+      float g[kWindow][kVector];
+#pragma unroll
+      for (int i = 0; i < kWindow; ++i) load_shared(row + i * k_.pixel, g[i]);
+      f(m, g);
+    }
+  }
+  __device__ void add_input(int m, const float (&g)[kWindow][kVector],
+                            float (&d)[kPixels][kVector]) const {
+    each_tap(m, [&](int tap) {
+      float weight[kVector];
+      if (tap >= kKept) constants_.get(kConstants + tap - kKept, weight);
+#pragma unroll
+      for (int v = 0; v < kVector; ++v)
+        if (tap < kKept) weight[v] = filter_[tap % kKept][v];
+      each_product(tap, [&](int pixel, int column) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) d[pixel][v] += weight[v] * g[column][v];
+      });
+    });
+  }
+  __device__ void add_weight(int m, const float (&g)[kWindow][kVector],
+                             const float (&x)[kPixels][kVector]) {
+    each_tap(m, [&](int tap) {
+      each_product(tap, [&](int pixel, int column) {
+#pragma unroll
+        for (int v = 0; v < kVector; ++v) sums_.weight[tap][v] += x[pixel][v] * g[column][v];
+      });
+    });
+  }
+
+  // f(tap) for those that meet the row of the gradient made m steps before.
+  template <class F>
+  __device__ static void each_tap(int m, const F& f) {
+#pragma unroll
+    for (int tap = 0; tap < K * K; ++tap)
+      if (tap / K / S == m) f(tap);
+  }
+  // f(pixel, column of the gradient) for all products of a tap.
+  template <class F>
+  __device__ static void each_product(int tap, const F& f) {
+    const int j = tap / K % S, kx = tap % K;
+#pragma unroll
+    for (int i = 0; i < kSteps; ++i) f(j * kWide + i * S + kx % S, i + kLive - 1 - kx / S);
+  }
+
+  // 0 outside the image: the padding comes after the activation.
+  __device__ void normalize(int x0, int y0, float (&x)[kPixels][kVector]) const {
+    get_all(now_, x);
+    if (c_.input.affine != nullptr) {
+      scale_all(constants_, kInScale, kInShift, x);
+      activate_all<T>(c_.input.activation, x);
+    }
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+      const int y = y0 + i / kWide;
+      if (inside(x0 + i % kWide) && y >= 0 && y < w_.height) continue;
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) x[i][v] = 0.0f;
+    }
+  }
+
+  __device__ void finish(int64_t image, int x0, int y0, float (&d)[kPixels][kVector]) {
+    if (c_.input.affine != nullptr) {
+      float x[kPixels][kVector];
+      get_all(now_, x);
+      scale_all(constants_, kInScale, kInShift, x);
+      multiply_slopes<T>(c_.input.activation, x, d);
+    }
+    float mean[kVector];
+    constants_.get(kMean, mean);
+#pragma unroll
+    for (int j = 0; j < S; ++j) {
+      const int y = y0 + j;
+      if (y < 0 || y >= w_.height) continue;
+      const int64_t row = (image * w_.height + y) * w_.width * w_.channels + place_.channel;
+#pragma unroll
+      for (int i = 0; i < kWide; ++i) {
+        if (!inside(x0 + i)) continue;
+        const int64_t at = row + offset(x0 + i);
+        float (&value)[kVector] = d[j * kWide + i];
+        if (c_.sums != nullptr) {
+          float x[kVector];
+          now_[j * kWide + i].get(x);
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) {
+            sums_.input[0][v] += value[v];
+            sums_.input[1][v] += value[v] * (x[v] - mean[v]);
+          }
+        }
+        if (c_.residual != nullptr) {
+          float more[kVector];
+          Vector::load(static_cast<const T*>(c_.residual) + at).get(more);
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) value[v] += more[v];
+        }
+        Vector::of(value).store(static_cast<T*>(c_.grad_input) + at);
+      }
+    }
+  }
+
+  const KernelParams& k_;
+  const TrainDepthwiseConv2dBackwardParams& c_;
+  const TrainWindow& w_;
+  const TrainPlace& place_;
+  const Constants<kVector> constants_;
+  const int first_column_;
+  float filter_[kKept][kVector] = {};
+  Vector grad_[kMade], raw_[kMade], input_[kPixels], now_[kPixels];  // of the next step; of this
+  Sums<K * K, kVector> sums_;
+};
+
+template <class T, int K, int S, bool kNarrow>
+__global__ void __launch_bounds__(train_backward_sizes(K, S, sizeof(T), kNarrow).threads,
+                                  train_backward_sizes(K, S, sizeof(T), kNarrow).blocks)
+    train_depthwise_backward_kernel(const KernelParams k) {
+  const TrainPlace place = train_place(k.tiling, k.p.conv.window.channels,
+                                       train_backward_sizes(K, S, sizeof(T), kNarrow).vector);
+  Backward<T, K, S, kNarrow>(k, place).run();
+}
+
+// Adds up what the strips of a block have and stores a row of its part.
+__device__ void store_row(const KernelParams& k, const TrainPlace& place, float sum, int64_t row) {
+  float* shared = shared_memory<float>();  // [strips, lanes]
+  __syncthreads();                         // what was there has been read
+  shared[threadIdx.x] = sum;
+  __syncthreads();
+  if (place.strip != 0 || !place.active) return;
+  float total = 0;
+  for (int s = 0; s < k.tiling.strips; ++s) total += shared[s * k.tiling.lanes + place.lane];
+  k.p.partial[(place.part * k.p.rows() + row) * k.p.conv.window.channels + place.channel] = total;
+}
+
+// Any window, stride, dilation and number of channels: an input pixel at a time for its gradient,
+// and then all pixels of the output for each tap of the weight's.
+template <class T>
+class GenericBackward {
+ public:
+  __device__ GenericBackward(const KernelParams& k, const TrainPlace& place)
+      : k_(k),
+        c_(k.p.conv),
+        w_(k.p.conv.window),
+        place_(place),
+        affine_(c_.input.affine, place.active ? place.channel : 0, w_.channels),
+        raw_affine_(c_.gradient.affine, place.active ? place.channel : 0, w_.channels) {}
+
+  __device__ void run() {
+    int64_t row = k_.p.weight_rows();
+    if (c_.grad_weight != nullptr) {
+      for (int64_t tap = 0; tap < row; ++tap) store_row(k_, place_, weight_sum(tap), tap);
+    }
+    if (c_.grad_bias != nullptr) {
+      float sum = 0;
+      each_output([&](int64_t image, int64_t y, int64_t x) { sum += gradient(image, y, x); });
+      store_row(k_, place_, sum, row++);
+    }
+    float sums[2] = {};
+    if (c_.grad_input != nullptr) input_gradient(sums);
+    if (c_.sums == nullptr) return;
+    store_row(k_, place_, sums[0], row);
+    store_row(k_, place_, sums[1], row + 1);
+  }
+
+ private:
+  // f(image, y, x) for the thread's pixels of rows [begin, end) of all images.
+  template <class F>
+  __device__ void each_pixel(int64_t begin, int64_t end, int64_t height, int64_t width,
+                             const F& f) {
+    for (int64_t pixel = begin * width + place_.strip; place_.active && pixel < end * width;
+         pixel += k_.tiling.strips) {
+      const int64_t row = pixel / width;
+      f(row / height, row % height, pixel % width);
+    }
+  }
+  template <class F>
+  __device__ void each_output(const F& f) {
+    const int64_t rows = w_.batch * w_.out_height, part = place_.part;
+    each_pixel(rows * part / k_.tiling.parts, rows * (part + 1) / k_.tiling.parts, w_.out_height,
+               w_.out_width, f);
+  }
+
+  __device__ float gradient(int64_t image, int64_t y, int64_t x) const {
+    const int64_t at =
+        ((image * w_.out_height + y) * w_.out_width + x) * w_.channels + place_.channel;
+    const GradientMap& map = c_.gradient;
+    float g = to_float(static_cast<const T*>(map.grad)[at]);
+    if (map.raw == nullptr) return g;
+    const float v = to_float(static_cast<const T*>(map.raw)[at]);
+    const int64_t c = place_.channel, of_image = image * w_.channels + c;
+    if (map.gate != nullptr) g *= map.gate[of_image];
+    if (map.offset != nullptr) g += map.offset[of_image];
+    g *= activation_slope<T>(map.activation, v * raw_affine_.scale[0] + raw_affine_.shift[0]);
+    const float* k = map.coefficients;
+    return k == nullptr ? g : k[c] * g + k[w_.channels + c] * v + k[2 * w_.channels + c];
+  }
+
+  __device__ int64_t input_at(int64_t image, int64_t y, int64_t x) const {
+    return ((image * w_.height + y) * w_.width + x) * w_.channels + place_.channel;
+  }
+
+  __device__ float weight_sum(int64_t tap) {
+    const int64_t ky = tap / w_.kernel_width, kx = tap % w_.kernel_width;
+    float sum = 0;
+    each_output([&](int64_t image, int64_t y, int64_t x) {
+      const int64_t in_y = y * w_.stride_height - w_.pad_top + ky * w_.dilation_height;
+      const int64_t in_x = x * w_.stride_width - w_.pad_left + kx * w_.dilation_width;
+      if (in_y < 0 || in_y >= w_.height || in_x < 0 || in_x >= w_.width) return;
+      float value = to_float(static_cast<const T*>(c_.input.data)[input_at(image, in_y, in_x)]);
+      if (c_.input.affine != nullptr)
+        value = activate<T>(c_.input.activation, value * affine_.scale[0] + affine_.shift[0]);
+      sum += value * gradient(image, y, x);
+    });
+    return sum;
+  }
+
+  __device__ void input_gradient(float (&sums)[2]) {
+    const float mean = c_.mean == nullptr || !place_.active ? 0.0f : c_.mean[place_.channel];
+    each_pixel(
+        place_.begin, place_.end, w_.height, w_.width, [&](int64_t image, int64_t y, int64_t x) {
+          float d = 0;
+          for (int64_t ky = 0; ky < w_.kernel_height; ++ky) {
+            const int64_t over_y = y + w_.pad_top - ky * w_.dilation_height;
+            const int64_t out_y = over_y / w_.stride_height;
+            if (over_y < 0 || over_y % w_.stride_height != 0 || out_y >= w_.out_height) continue;
+            for (int64_t kx = 0; kx < w_.kernel_width; ++kx) {
+              const int64_t over_x = x + w_.pad_left - kx * w_.dilation_width;
+              const int64_t out_x = over_x / w_.stride_width;
+              if (over_x < 0 || over_x % w_.stride_width != 0 || out_x >= w_.out_width) continue;
+              const int64_t tap = ky * w_.kernel_width + kx;
+              d += c_.packed[tap * w_.channels + place_.channel] * gradient(image, out_y, out_x);
+            }
+          }
+          finish(input_at(image, y, x), d, mean, sums);
+        });
+  }
+
+  __device__ void finish(int64_t at, float d, float mean, float (&sums)[2]) const {
+    if (c_.input.affine != nullptr) {
+      const float x = to_float(static_cast<const T*>(c_.input.data)[at]);
+      d *= activation_slope<T>(c_.input.activation, x * affine_.scale[0] + affine_.shift[0]);
+      sums[0] += d;
+      sums[1] += d * (x - mean);
+    }
+    if (c_.residual != nullptr) d += to_float(static_cast<const T*>(c_.residual)[at]);
+    static_cast<T*>(c_.grad_input)[at] = from_float<T>(d);
+  }
+
+  const KernelParams& k_;
+  const TrainDepthwiseConv2dBackwardParams& c_;
+  const TrainWindow& w_;
+  const TrainPlace& place_;
+  const Affine<1> affine_, raw_affine_;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kTrainGenericSizes.threads)
+    generic_train_depthwise_backward_kernel(const KernelParams k) {
+  const TrainPlace place = train_place(k.tiling, k.p.conv.window.channels, 1);
+  GenericBackward<T>(k, place).run();
+}
+
+constexpr int kJoinedChannels = 32, kJoiners = 8;
+
+// Rows of all parts added up: a thread has every kJoiners-th part, and these sums are added in
+// their order.
+__global__ void __launch_bounds__(kJoinedChannels* kJoiners)
+    join_parts_kernel(const CudaTrainDepthwiseConv2dBackwardParams p) {
+  float* shared = shared_memory<float>();  // [kJoiners, kJoinedChannels]
+  const int64_t channels = p.conv.window.channels, rows = p.rows();
+  const int64_t row = blockIdx.x % rows;
+  const int lane = static_cast<int>(threadIdx.x) % kJoinedChannels;
+  const int joiner = static_cast<int>(threadIdx.x) / kJoinedChannels;
+  const int64_t channel = blockIdx.x / rows * kJoinedChannels + lane;
+  float sum = 0;
+  for (int64_t part = joiner; channel < channels && part < p.parts; part += kJoiners)
+    sum += p.partial[(part * rows + row) * channels + channel];
+  shared[threadIdx.x] = sum;
+  __syncthreads();
+  if (joiner != 0 || channel >= channels) return;
+  float total = 0;
+  for (int i = 0; i < kJoiners; ++i) total += shared[i * kJoinedChannels + lane];
+  const int64_t taps = p.weight_rows(), bias = p.conv.grad_bias == nullptr ? 0 : 1;
+  if (row < taps) {
+    p.conv.grad_weight[channel * taps + row] = total;
+  } else if (row < taps + bias) {
+    p.conv.grad_bias[channel] = total;
+  } else {
+    p.conv.sums[(row - taps - bias) * channels + channel] = total;
+  }
+}
+
+// The distance of the ring's columns that puts what half a warp reads at once into all banks.
+int spread_pixel(int floats, int vector, int columns) {
+  if (floats % 32 == 0) return floats;
+  for (int pixel = floats; pixel < floats + 32; pixel += vector)
+    if (pixel * columns % 32 == floats % 32) return pixel;
+  return floats;
+}
+
+template <class T, int K, int S, bool kNarrow>
+const char* launch_special(KernelParams k, void* stream) {
+  using Own = Backward<T, K, S, kNarrow>;
+  const int lanes = k.tiling.lanes * Own::kVector;
+  k.pixel = spread_pixel(lanes, Own::kVector, Own::kSizes.columns);
+  k.columns = k.tiling.strips * Own::kSizes.columns + Own::kLive - 1;
+  k.slots = Own::kLive + 1;
+  const int64_t floats = std::max<int64_t>(k.slots * k.columns * k.pixel + Own::kTable * lanes,
+                                           k.p.rows() * k.tiling.strips * lanes);
+  return launch(train_depthwise_backward_kernel<T, K, S, kNarrow>, train_grid(k.tiling),
+                k.tiling.threads, floats * sizeof(float), stream, k);
+}
+
+template <class T, int K, int S>
+const char* launch_sized(const KernelParams& k, void* stream) {
+  if constexpr (train_backward_sizes(K, S, sizeof(T), false).vector > 1)
+    if (!k.tiling.narrow) return launch_special<T, K, S, false>(k, stream);
+  return launch_special<T, K, S, true>(k, stream);
+}
+
+template <class T>
+const char* launch_typed(const CudaTrainDepthwiseConv2dBackwardParams& p, void* stream) {
+  const auto& c = p.conv;
+  const bool pairs = are_pairs<T>(
+      c.window.channels, {c.input.data, c.gradient.grad, c.gradient.raw, c.residual, c.grad_input});
+  KernelParams k{p, train_backward_tiling(c.window, p.type, pairs, multiprocessors()), 0, 0, 0};
+  if (p.parts != 0) k.tiling.parts = p.parts;
+  const bool single = c.window.stride_height == 1;
+  if (k.tiling.kernel == 3)
+    return single ? launch_sized<T, 3, 1>(k, stream) : launch_sized<T, 3, 2>(k, stream);
+  if (k.tiling.kernel == 5)
+    return single ? launch_sized<T, 5, 1>(k, stream) : launch_sized<T, 5, 2>(k, stream);
+  if (k.tiling.kernel == 7)
+    return single ? launch_sized<T, 7, 1>(k, stream) : launch_sized<T, 7, 2>(k, stream);
+  return launch(generic_train_depthwise_backward_kernel<T>, train_grid(k.tiling), k.tiling.threads,
+                k.tiling.threads * sizeof(float), stream, k);
+}
+
+}  // namespace
+
+const char* launch_train_depthwise_conv2d_backward(const CudaTrainDepthwiseConv2dBackwardParams& p,
+                                                   void* stream) {
+  const int64_t rows = p.rows();
+  if (p.conv.window.batch == 0 && rows == 0) return nullptr;
+  const char* error =
+      with_type(p.type, [&](auto zero) { return launch_typed<decltype(zero)>(p, stream); });
+  if (error != nullptr || rows == 0) return error;
+  const int64_t blocks = divide_up(p.conv.window.channels, kJoinedChannels) * rows;
+  return launch(join_parts_kernel, dim3(static_cast<unsigned>(blocks)), kJoinedChannels * kJoiners,
+                kJoinedChannels * kJoiners * sizeof(float), stream, p);
+}
+
+}  // namespace fastconv
