@@ -90,7 +90,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "train_pointwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
       "raw_gate, Tensor? offset, int raw_activation, Tensor? coefficients, Tensor input, Tensor? "
-      "affine, Tensor? gate, int activation, Tensor? mean, Tensor weight, Tensor? residual, bool[4] "
+      "affine, Tensor? gate, int activation, Tensor? mean, Tensor weight, Tensor? residual, "
+      "bool[4] "
       "wanted) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor sums)");
   m.def(
       "train_depthwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
@@ -99,12 +100,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "dilation, Tensor? residual, bool[4] wanted) -> (Tensor grad_input, Tensor grad_weight, "
       "Tensor grad_bias, Tensor sums)");
   m.def(
-      "train_normalize(Tensor input, Tensor affine, Tensor? gate, int activation, Tensor? residual) "
+      "train_normalize(Tensor input, Tensor affine, Tensor? gate, int activation, Tensor? "
+      "residual) "
       "-> Tensor");
   m.def("train_normalized_mean(Tensor input, Tensor affine, int activation) -> Tensor");
   m.def("train_moments(Tensor input) -> Tensor");
   m.def(
-      "train_gradient(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? offset, "
+      "train_gradient(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? "
+      "offset, "
       "int raw_activation, Tensor? coefficients) -> Tensor");
   m.def(
       "train_gradient_sums(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? "
@@ -127,6 +130,24 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   // output height and width, input, expanded and output channels (0: no projection), kernel,
   // stride, whether there is an expansion.
   m.def("inverted_residual_tiles(int[] problem, int shared_bytes) -> int[]");
+  // Training, as train_depthwise_conv2d and its backward above, weight in memory [KH, KW, C]; what
+  // is not wanted is not there. partial: room for the sums of P parts of the rows, (P, 3, C) beside
+  // moments, (P, R, C) backward: KH * KW rows for grad_weight, 1 for grad_bias, 2 for sums.
+  m.def(
+      "cuda_train_depthwise_conv2d(Tensor input, Tensor? affine, int activation, Tensor weight, "
+      "int[2] stride, int[4] padding, int[2] dilation, Tensor(a!) output, Tensor(b!)? partial, "
+      "Tensor(c!)? moments) -> ()");
+  m.def(
+      "cuda_train_depthwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
+      "raw_gate, Tensor? offset, int raw_activation, Tensor? coefficients, Tensor input, Tensor? "
+      "affine, int activation, Tensor? mean, Tensor weight, int[2] stride, int[4] padding, int[2] "
+      "dilation, Tensor? residual, Tensor(a!)? partial, Tensor(b!)? grad_input, Tensor(c!)? "
+      "grad_weight, Tensor(d!)? grad_bias, Tensor(e!)? sums) -> ()");
+  // How many parts fill a GPU, forward and backward; any number is right. sizes: N, C, H, W; type:
+  // 0 for float32, 1 for bfloat16, 2 for float16.
+  m.def(
+      "train_depthwise_conv2d_parts(int[4] sizes, int[2] kernel, int[2] stride, int[4] padding, "
+      "int[2] dilation, int type, int multiprocessors) -> int[]");
   // -1 asks for the level in use; 0, 1, 2, 3 select scalar, avx2, avx512, neon. Weights packed
   // before belong to the old level.
   m.def("isa(int level) -> int");

@@ -680,19 +680,11 @@ __global__ void __launch_bounds__(kJoinedChannels* kJoiners)
   }
 }
 
-// The distance of the ring's columns that puts what half a warp reads at once into all banks.
-int spread_pixel(int floats, int vector, int columns) {
-  if (floats % 32 == 0) return floats;
-  for (int pixel = floats; pixel < floats + 32; pixel += vector)
-    if (pixel * columns % 32 == floats % 32) return pixel;
-  return floats;
-}
-
 template <class T, int K, int S, bool kNarrow>
 const char* launch_special(KernelParams k, void* stream) {
   using Own = Backward<T, K, S, kNarrow>;
   const int lanes = k.tiling.lanes * Own::kVector;
-  k.pixel = spread_pixel(lanes, Own::kVector, Own::kSizes.columns);
+  k.pixel = train_ring_pixel(lanes, Own::kVector, Own::kSizes.columns);
   k.columns = k.tiling.strips * Own::kSizes.columns + Own::kLive - 1;
   k.slots = Own::kLive + 1;
   const int64_t floats = std::max<int64_t>(k.slots * k.columns * k.pixel + Own::kTable * lanes,

@@ -50,6 +50,14 @@ constexpr int train_made_columns(const TrainKernelSizes& sizes) {
 
 constexpr TrainKernelSizes kTrainGenericSizes{1, 1, 128, 4};
 
+// The distance, in floats, of the columns of a ring in shared memory that puts what half a warp
+// reads at once, a block's channels of every `columns`-th column, into all banks.
+constexpr int train_ring_pixel(int channels, int vector, int columns) {
+  for (int pixel = channels; pixel < channels + 32; pixel += vector)
+    if (pixel * columns % 32 == channels % 32) return pixel;
+  return channels;
+}
+
 struct TrainTiling {
   int kernel;         // of the specialised kernel; 0: the generic one
   bool narrow;        // as above
@@ -90,17 +98,17 @@ struct Row {
   int64_t channels, columns, halo, read;
 };
 
-// Chooses channels and columns of a block: few idle threads, few columns that two tiles read, and
-// at least 64 bytes of a pixel where it does not have whole pixels.
+// Chooses channels and columns of a block: few idle threads, few columns that two tiles read. It
+// has whole pixels or a multiple of the 32 bytes that memory is read in, at least two of them if it
+// can.
 inline TrainTiling tiling(const Row& row, const TrainKernelSizes& sizes, int64_t bytes) {
   const int64_t vectors = row.channels / sizes.vector,
                 all_strips = over(row.columns, sizes.columns);
-  const int64_t least = std::min(vectors, std::max<int64_t>(1, 64 / (sizes.vector * bytes)));
+  const int64_t sector = 32 / (sizes.vector * bytes);  // in vectors
   TrainTiling best{};
-  double best_score = -1;
-  int64_t groups = over(vectors, sizes.threads / 2);
-  for (; groups <= over(vectors, least) || best_score < 0; ++groups) {
-    const int64_t lanes = over(vectors, groups);
+  double best_score = 0;
+  for (int64_t n = sector; n < vectors + sector && n <= sizes.threads / 2; n += sector) {
+    const int64_t lanes = std::min(n, vectors), groups = over(vectors, lanes);
     const int64_t tiles = over(all_strips, std::min(all_strips, sizes.threads / lanes));
     int64_t strips = over(all_strips, tiles);
     const auto columns = [&] { return std::min(row.read, strips * sizes.columns + row.halo); };
@@ -110,18 +118,14 @@ inline TrainTiling tiling(const Row& row, const TrainKernelSizes& sizes, int64_t
     const double busy = static_cast<double>(vectors * row.columns) /
                         static_cast<double>(groups * tiles * warps * 32 * sizes.columns);
     const double twice = tiles == 1 ? 0 : static_cast<double>(row.halo) / (strips * sizes.columns);
-    const double score = busy / (1 + twice);
+    const double score = busy / (1 + twice) * (lanes > sector || groups == 1 ? 1 : 0.6);
     if (score <= best_score) continue;
     best_score = score;
-    best = {0,
-            false,
-            static_cast<int>(lanes),
-            static_cast<int>(strips),
-            static_cast<int>(warps * 32),
-            static_cast<int>(groups),
-            static_cast<int>(over(all_strips, strips)),
-            0,
-            0};
+    best.lanes = static_cast<int>(lanes);
+    best.strips = static_cast<int>(strips);
+    best.threads = static_cast<int>(warps * 32);
+    best.groups = static_cast<int>(groups);
+    best.tiles = static_cast<int>(over(all_strips, strips));
   }
   return best;
 }
@@ -129,15 +133,13 @@ inline TrainTiling tiling(const Row& row, const TrainKernelSizes& sizes, int64_t
 inline TrainTiling generic(const TrainWindow& w) {
   const int64_t lanes = std::min<int64_t>(32, w.channels);
   const int64_t strips = kTrainGenericSizes.threads / lanes;
-  return {0,
-          false,
-          static_cast<int>(lanes),
-          static_cast<int>(strips),
-          static_cast<int>(over(lanes * strips, 32) * 32),
-          static_cast<int>(over(w.channels, lanes)),
-          1,
-          0,
-          0};
+  TrainTiling t{};
+  t.lanes = static_cast<int>(lanes);
+  t.strips = static_cast<int>(strips);
+  t.threads = static_cast<int>(over(lanes * strips, 32) * 32);
+  t.groups = static_cast<int>(over(w.channels, lanes));
+  t.tiles = 1;
+  return t;
 }
 
 // As many blocks as a GPU runs at once; a part has a few rows, since it reads those above its own.
