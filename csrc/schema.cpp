@@ -90,7 +90,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def(
       "train_pointwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
       "raw_gate, Tensor? offset, int raw_activation, Tensor? coefficients, Tensor input, Tensor? "
-      "affine, Tensor? gate, int activation, Tensor? mean, Tensor weight, Tensor? residual, bool[4] "
+      "affine, Tensor? gate, int activation, Tensor? mean, Tensor weight, Tensor? residual, "
+      "bool[4] "
       "wanted) -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias, Tensor sums)");
   m.def(
       "train_depthwise_conv2d_backward(Tensor grad, Tensor? raw, Tensor? raw_affine, Tensor? "
@@ -99,12 +100,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "dilation, Tensor? residual, bool[4] wanted) -> (Tensor grad_input, Tensor grad_weight, "
       "Tensor grad_bias, Tensor sums)");
   m.def(
-      "train_normalize(Tensor input, Tensor affine, Tensor? gate, int activation, Tensor? residual) "
+      "train_normalize(Tensor input, Tensor affine, Tensor? gate, int activation, Tensor? "
+      "residual) "
       "-> Tensor");
   m.def("train_normalized_mean(Tensor input, Tensor affine, int activation) -> Tensor");
   m.def("train_moments(Tensor input) -> Tensor");
   m.def(
-      "train_gradient(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? offset, "
+      "train_gradient(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? "
+      "offset, "
       "int raw_activation, Tensor? coefficients) -> Tensor");
   m.def(
       "train_gradient_sums(Tensor grad, Tensor raw, Tensor? raw_affine, Tensor? raw_gate, Tensor? "

@@ -68,7 +68,10 @@ class Moments {
     return 3 * parts * ((channels + kW - 1) / kW * kW);
   }
   Moments(int64_t channels, int64_t parts, float* memory)
-      : channels_(channels), padded_((channels + kW - 1) / kW * kW), parts_(parts), memory_(memory) {}
+      : channels_(channels),
+        padded_((channels + kW - 1) / kW * kW),
+        parts_(parts),
+        memory_(memory) {}
   // Channels [first, first + count) of pixels of a part; `begins`: they are its first.
   void add(int64_t part, bool begins, const Element* data, int64_t pixel, int64_t pixels,
            int64_t first, int64_t count) const;

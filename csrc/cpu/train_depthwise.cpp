@@ -133,18 +133,16 @@ class Forward {
   Forward(const TrainDepthwiseConv2dParams& p)
       : p_(p),
         w_(p.window),
-        width_(std::max(w_.pad_left + w_.width,
-                        (w_.out_width - 1) * w_.stride_width +
-                            reach(w_.kernel_width, w_.dilation_width))),
+        width_(std::max(w_.pad_left + w_.width, (w_.out_width - 1) * w_.stride_width +
+                                                    reach(w_.kernel_width, w_.dilation_width))),
         slots_(reach(w_.kernel_height, w_.dilation_height) + w_.stride_height),
         work_(w_, w_.out_height, slots_ * width_ + 2 * w_.out_width) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = w_.batch * work_.bands;
-    float* memory =
-        p_.moments == nullptr
-            ? nullptr
-            : scratch_floats(Scratch::kPartials, Moments::room(w_.channels, parts));
+    float* memory = p_.moments == nullptr
+                        ? nullptr
+                        : scratch_floats(Scratch::kPartials, Moments::room(w_.channels, parts));
     const Moments moments(w_.channels, parts, memory);
     threads.parallel(work_.tasks, [&](int64_t index) { task(index, memory, moments); });
     if (memory == nullptr) return;
@@ -185,8 +183,8 @@ class Forward {
           rows[r * w_.kernel_height + i] = from >= 0 && from < w_.height ? ring.at(from) : nullptr;
         }
       }
-      const DepthwiseRows all{rows,     0,        width_, channels, w_.out_width,
-                              channels, w_.out_width * channels, false};
+      const DepthwiseRows all{
+          rows, 0, width_, channels, w_.out_width, channels, w_.out_width * channels, false};
       depthwise_rows(kernel, packed, all, count, vectors, out, kW);
       const int64_t pixels = count * w_.out_width;
       Element* to = elements(p_.output) +
@@ -212,12 +210,12 @@ class Backward {
         height_(reach(w_.kernel_height, w_.dilation_height)),
         turned_((w_.kernel_width - 1) * w_.dilation_width - w_.pad_left),
         margin_(std::max<int64_t>(0, turned_)),
-        gradient_width_(std::max(margin_ + (w_.out_width - 1) * w_.stride_width + 1,
-                                 margin_ - turned_ + w_.width - 1 +
-                                     reach(w_.kernel_width, w_.dilation_width))),
-        input_width_(std::max(w_.pad_left + w_.width,
-                              (w_.out_width - 1) * w_.stride_width +
-                                  reach(w_.kernel_width, w_.dilation_width))),
+        gradient_width_(
+            std::max(margin_ + (w_.out_width - 1) * w_.stride_width + 1,
+                     margin_ - turned_ + w_.width - 1 + reach(w_.kernel_width, w_.dilation_width))),
+        input_width_(std::max(
+            w_.pad_left + w_.width,
+            (w_.out_width - 1) * w_.stride_width + reach(w_.kernel_width, w_.dilation_width))),
         gradient_slots_((height_ + w_.stride_height - 1) / w_.stride_height + 2),
         work_(w_, w_.height,
               gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width) {}
@@ -225,7 +223,8 @@ class Backward {
   void run(const Threads& threads) const {
     const int64_t c = w_.channels, taps = w_.kernel_height * w_.kernel_width;
     const int64_t parts = w_.batch * work_.bands;
-    // By part: the weight's gradient [tap][C], then the bias's, then the two sums; by whole vectors.
+    // By part: the weight's gradient [tap][C], then the bias's, then the two sums; by whole
+    // vectors.
     const int64_t row = vectors_of(c) * kW, room = (taps + 1) * row + 2 * c;
     float* memory = scratch_floats(Scratch::kPartials, (parts + 1) * room);
     std::fill(memory, memory + parts * room, 0.f);
@@ -250,22 +249,23 @@ class Backward {
     const Element** rows;
     float* partial;
     int64_t next_gradient, next_input;  // rows to fill
-    int64_t own_begin, own_end;  // rows of the gradient that this task sums over
+    int64_t own_begin, own_end;         // rows of the gradient that this task sums over
   };
 
   void task(int64_t index, float* memory, int64_t room) const {
     const Work::Task t = work_.task(index);
     const int64_t vectors = vectors_of(t.count), channels = vectors * kW;
     const int64_t gradient_room = gradient_slots_ * gradient_width_ * channels;
-    Element* rings = scratch_elements(
-        Scratch::kSlab, gradient_room + height_ * input_width_ * channels);
+    Element* rings =
+        scratch_elements(Scratch::kSlab, gradient_room + height_ * input_width_ * channels);
     Element* out = scratch_elements(Scratch::kTile, 2 * w_.width * channels);
     auto** rows = static_cast<const Element**>(
         scratch(Scratch::kTable, 3 * sizeof(Element*) * w_.kernel_height));
     // The rows of the gradient belong to the band in which their window's first row lies.
     const auto owned = [&](int64_t y) {
-      return y == w_.height ? w_.out_height
-                            : std::min(w_.out_height, (y + w_.stride_height - 1) / w_.stride_height);
+      return y == w_.height
+                 ? w_.out_height
+                 : std::min(w_.out_height, (y + w_.stride_height - 1) / w_.stride_height);
     };
     State s{t,
             channels,
@@ -280,8 +280,8 @@ class Backward {
             owned(t.end)};
     s.next_input = std::max<int64_t>(0, s.own_begin * w_.stride_height - w_.pad_top);
     const int64_t above = t.begin + w_.pad_top - (height_ - 1);
-    s.next_gradient = std::min(
-        s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
+    s.next_gradient =
+        std::min(s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
     if (p_.grad_input != nullptr) {
       const DepthwiseKernel kernel{w_.kernel_height, w_.kernel_width, 1, w_.dilation_width,
                                    Activation::kNone};
@@ -296,8 +296,8 @@ class Backward {
             rows[r * w_.kernel_height + w_.kernel_height - 1 - i] =
                 gradient_row(s, y + r + w_.pad_top - i * w_.dilation_height);
         }
-        const DepthwiseRows all{rows,     margin_ - turned_,   gradient_width_, channels, w_.width,
-                                channels, w_.width * channels, false};
+        const DepthwiseRows all{rows,     margin_ - turned_, gradient_width_,     channels,
+                                w_.width, channels,          w_.width * channels, false};
         depthwise_rows(kernel, packed, all, count, vectors, out, kW);
         finish(s, y, count, out);
         y += count;
@@ -317,8 +317,9 @@ class Backward {
   // weight's and the bias's gradient.
   void add_gradient(State& s) const {
     const int64_t y = s.next_gradient++, c = w_.channels;
-    const MapTile tile{c, s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
-                       s.t.first, s.t.count};
+    const MapTile tile{
+        c,         s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
+        s.t.first, s.t.count};
     Element* gradient = s.gradients.at(y) + margin_ * s.channels;
     gradient_tile(p_.gradient, tile, gradient, w_.stride_width * s.channels);
     if (y < s.own_begin || y >= s.own_end) return;
@@ -329,7 +330,7 @@ class Backward {
     if (p_.grad_weight == nullptr) return;
     const int64_t top = y * w_.stride_height - w_.pad_top;
     for (; s.next_input < std::min(w_.height, top + height_); ++s.next_input) {
-      const MapTile input{c, s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
+      const MapTile input{c,        s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
                           w_.width, s.t.first, s.t.count};
       normalized_tile(p_.input, input, s.inputs.at(s.next_input) + w_.pad_left * s.channels,
                       s.channels);
@@ -361,7 +362,7 @@ class Backward {
   // Rows [y, y + count) of the input's gradient.
   void finish(const State& s, int64_t y, int64_t count, const Element* d) const {
     const int64_t taps = w_.kernel_height * w_.kernel_width, row = vectors_of(w_.channels) * kW;
-    const MapTile tile{w_.channels,       s.t.image, (s.t.image * w_.height + y) * w_.width,
+    const MapTile tile{w_.channels,      s.t.image, (s.t.image * w_.height + y) * w_.width,
                        count * w_.width, s.t.first, s.t.count};
     const InputGradient gradient{p_.input,
                                  p_.residual,

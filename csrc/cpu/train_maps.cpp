@@ -1,9 +1,8 @@
 // Tiles of maps that are normalized on the way, and the ops that do nothing else.
-#include "train.h"
-
 #include <algorithm>
 
 #include "kernels.h"
+#include "train.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -291,8 +290,7 @@ void sum_parts(const float* partial, int64_t parts, int64_t size, float* out,
   });
 }
 
-void add_pixels(const Element* data, int64_t pixel, int64_t pixels, int64_t channels,
-                float* sums) {
+void add_pixels(const Element* data, int64_t pixel, int64_t pixels, int64_t channels, float* sums) {
   each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
     Vec sum = vzero();
     for (int64_t p = 0; p < pixels; ++p) sum = vadd(sum, load_lanes(data + p * pixel + c, lanes));
@@ -312,8 +310,7 @@ void train_normalize(const TrainMapParams& p, const Threads& threads) {
       const Element* in = elements(p.input.data) + at;
       const Element* residual = p.residual == nullptr ? nullptr : elements(p.residual) + at;
       Element* out = elements(p.output) + at;
-      const float* gate =
-          p.input.gate == nullptr ? nullptr : p.input.gate + tile.image * channels;
+      const float* gate = p.input.gate == nullptr ? nullptr : p.input.gate + tile.image * channels;
       const float *scale = p.input.affine, *shift = scale + channels;
       with_activation(p.input.activation, [&](auto tag) __attribute__((always_inline)) {
         for (int64_t pixel = 0; pixel < tile.pixels; ++pixel) {
@@ -369,8 +366,9 @@ void train_normalized_mean(const TrainMapParams& p, const Threads& threads) {
 
 void train_moments(const TrainMapParams& p, const Threads& threads) {
   const Tiling tiling(p.batch, p.pixels, false, kMostPixels, kMostParts);
-  const Moments moments(p.channels, tiling.parts,
-                        scratch_floats(Scratch::kPartials, Moments::room(p.channels, tiling.parts)));
+  const Moments moments(
+      p.channels, tiling.parts,
+      scratch_floats(Scratch::kPartials, Moments::room(p.channels, tiling.parts)));
   threads.parallel(tiling.parts, [&](int64_t part) {
     const Share share = tiling.part(part);
     for (int64_t i = share.begin; i < share.end; ++i) {

@@ -127,8 +127,7 @@ class Backward {
         panels_(c_),
         dy_pixel_(plane_stride<Element>(vectors_of(k_) * kW)),
         u_pixel_(plane_stride<Element>(kPanel)),
-        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128),
-                most_parts(p)) {}
+        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128), most_parts(p)) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = tiling_.parts, weight = k_ * c_;
@@ -189,8 +188,8 @@ class Backward {
 
     for (int64_t panel = 0; panel < panels_.count; ++panel) {
       const int64_t first = panels_.first_vector(panel), vectors = panels_.width(panel);
-      const MapTile part{c_,         at.image,   at.begin,
-                         pixels,     first * kW, std::min(vectors * kW, c_ - first * kW)};
+      const MapTile part{c_,     at.image,   at.begin,
+                         pixels, first * kW, std::min(vectors * kW, c_ - first * kW)};
       if (p_.grad_weight != nullptr) {
         normalized_tile(p_.input, part, u, u_pixel_);
         const float* u_steps = pixel_steps(u, u_pixel_, pixels, vectors, u_room);
