@@ -21,15 +21,16 @@ struct NormalizedMap {
 };
 
 // With G = (grad * gate + offset) * activation'(raw * scale + shift), the gradient of the map
-// between a BatchNorm and what follows it: coefficients[0] G + coefficients[1] raw +
-// coefficients[2].
+// between a BatchNorm and what follows it: coefficients[0] G + coefficients[1] (raw -
+// coefficients[2]) + coefficients[3]. With the mean apart, the last one, whose rounding adds up
+// over all pixels, is small.
 struct GradientMap {
   const void* grad;
   const void* raw;            // null: grad is the result, and nothing below is there
   const float* affine;        // [2, C]; null: 1, 0
   const float* gate;          // [N, C] or null
   const float* offset;        // [N, C] or null
-  const float* coefficients;  // [3, C]; null: 1, 0, 0
+  const float* coefficients;  // [4, C]; null: 1, 0, 0, 0
   Activation activation;
 };
 

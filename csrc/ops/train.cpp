@@ -73,7 +73,7 @@ struct Gradient {
         affine(check_floats(op, "raw_affine", affine_or_not, {2, image.channels})),
         gate(check_floats(op, "raw_gate", gate_or_not, {image.batch, image.channels})),
         offset(check_floats(op, "offset", offset_or_not, {image.batch, image.channels})),
-        coefficients(check_floats(op, "coefficients", coefficients_or_not, {3, image.channels})),
+        coefficients(check_floats(op, "coefficients", coefficients_or_not, {4, image.channels})),
         params{data(grad),
                data_or_null(raw),
                floats_or_null(affine),

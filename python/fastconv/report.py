@@ -271,7 +271,7 @@ def _why_not_now(module: FusedModule, method: str) -> str:
     return ""
 
 
-_NO_ROW = "in no row of layers with norms that fastconv has read: swap reads them, and again after changes"
+_NO_ROW = "in no row of layers with norms that swap has read: swap again after changes"
 
 
 def _trainers(model: nn.Module) -> dict[int, tuple[str, str]]:

@@ -7,7 +7,7 @@ less than writing another one: this takes about half the traffic and half the me
 For a BatchNorm with statistics of the batch, of M values a channel, mean m and r = 1 / sqrt(var +
 eps), y = gamma r (x - m) + beta. With G the gradient of y, and sums over the M values:
 grad_beta = sum G; grad_gamma = r sum G (x - m); grad_x = gamma r (G - sum G / M - (x - m) r^2 sum G
-(x - m) / M) (https://arxiv.org/abs/1502.03167): of the form a G + b x + c, which the next
+(x - m) / M) (https://arxiv.org/abs/1502.03167): of the form a G + b (x - m) + c, which the next
 convolution backward computes as it reads G and x.
 """
 
@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..activation import CODES, NAMES, activate
 from ._train import FASTCONV
@@ -110,15 +109,17 @@ class _Chain(torch.autograd.Function):
         ctx.stages, ctx.residual = stages, residual
         ctx.excite_counts = [len(k.excite) for k in kept]
         flat = [t for k in kept for t in (*k[:6], *k.excite)]
-        ctx.save_for_backward(input, drop, *flat)
+        ctx.save_for_backward(input, drop, *tensors, *flat)
         ctx.dtypes = [None if t is None else t.dtype for t in tensors]
         ctx.mark_non_differentiable(*moments)
         return (output, *moments)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, *_: Any) -> Any:
         input, drop, *flat = ctx.saved_tensors
+        tensors, flat = flat[: len(ctx.dtypes)], flat[len(ctx.dtypes) :]
+        if torch.is_grad_enabled():  # somebody wants to differentiate again
+            return _twice_differentiable(ctx, input, drop, tensors, grad_output)
         kept: list[_Kept] = []
         for count in ctx.excite_counts:
             fields, flat = flat[: 6 + count], flat[6 + count :]
@@ -138,6 +139,61 @@ class _Chain(torch.autograd.Function):
             None if g is None else g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)
         ]
         return None, None, grad_input, None, *typed
+
+
+def _twice_differentiable(
+    ctx: Any, input: Tensor, drop: Tensor | None, tensors: list[Tensor | None], grad_output: Tensor
+) -> Any:
+    """The gradients by PyTorch, of the same in its own functions."""
+    sources = [input, *tensors]
+    wanted = [ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]]
+    with torch.autocast(input.device.type, enabled=False), torch.enable_grad():
+        own = [None if t is None else t.view_as(t) for t in sources]
+        output = reference(ctx.stages, ctx.residual, own[0], drop, own[1:])  # type: ignore[arg-type]
+        asked = [t for t, wish in zip(own, wanted, strict=True) if wish and t is not None]
+        # A bias before a live BatchNorm changes nothing.
+        found = iter(
+            torch.autograd.grad(
+                output, asked, grad_output, create_graph=True, materialize_grads=True
+            )
+        )
+    grads = [next(found) if wish else None for wish in wanted]
+    return None, None, grads[0], None, *grads[1:]
+
+
+def reference(
+    stages: tuple[TrainStage, ...],
+    residual: bool,
+    input: Tensor,
+    drop: Tensor | None,
+    tensors: Sequence[Tensor | None],
+) -> Tensor:
+    """The output of :func:`run_chain`, in plain PyTorch."""
+    position, map_ = 0, input
+    for stage in stages:
+        weight, scale, shift, bias, *excite = tensors[position : position + stage.tensors]
+        position += stage.tensors
+        assert weight is not None
+        top, bottom, left, right = stage.padding
+        groups = weight.shape[0] if stage.kind == "depthwise" else 1
+        padded = F.pad(map_, (left, right, top, bottom))
+        window: tuple[Any, ...] = (stage.stride, 0, stage.dilation, groups)
+        bias = None if bias is None else bias.to(map_.dtype)
+        map_ = F.conv2d(padded, weight.to(map_.dtype), bias, *window)
+        if stage.eps is not None:
+            gamma, beta = (None if t is None else t.float() for t in (scale, shift))
+            map_ = F.batch_norm(map_, None, None, gamma, beta, True, 0.0, stage.eps)
+        else:
+            assert scale is not None
+            factor, offset = scale.to(map_.dtype)[:, :, None, None]
+            map_ = map_ * factor + offset
+        map_ = activate(map_, stage.activation)
+        if stage.excite is not None:
+            gate = _excite(stage.excite, map_.mean((2, 3), dtype=torch.float32), excite)[4]
+            map_ = map_ * gate.to(map_.dtype)[:, :, None, None]
+    if drop is not None:
+        map_ = map_ * drop.to(map_.dtype)[:, :, None, None]
+    return map_ + input if residual else map_
 
 
 def convolve(
@@ -314,15 +370,15 @@ def _norm_backward(
     factor = k.affine[0]
     if not live:
         nothing = torch.zeros_like(factor)
-        coefficients = torch.stack((factor, nothing, nothing))
+        coefficients = torch.stack((factor, nothing, nothing, nothing))
         return (None if sums is None else sums.flip(0), None), coefficients
     assert sums is not None
     assert k.rstd is not None
     count = k.raw.numel() // k.raw.shape[1]
     grad_gamma = sums[1] * k.rstd
     slope = factor * k.rstd * grad_gamma / -count
-    constant = factor * sums[0] / -count - slope * k.mean
-    return (grad_gamma, sums[0]), torch.stack((factor, slope, constant))
+    constant = factor * sums[0] / -count
+    return (grad_gamma, sums[0]), torch.stack((factor, slope, k.mean, constant))
 
 
 def _convolution_backward(
