@@ -94,3 +94,26 @@ def assert_trains_as_accurately(
             assert_as_accurate(value, theirs[name], truth[name], name)
         else:
             assert torch.equal(value, theirs[name]), name
+
+
+def assert_trains_like(ours: nn.Module, theirs: nn.Module, input: Tensor) -> None:
+    """A whole network's gradients and statistics are those of its counterpart, as far as float32
+    goes: deep inside, one value on the other side of a corner is a different gradient."""
+    exact = copy.deepcopy(theirs).double()
+    found = [_passed(model, input) for model in (ours, theirs)] + [_passed(exact, input.double())]
+    for name, value in found[0].items():
+        theirs_s, truth = found[1][name], found[2][name]
+        if not value.is_floating_point():
+            assert torch.equal(value, theirs_s), name
+            continue
+        error, allowed = ((v.double() - truth).norm() for v in (value, theirs_s))
+        assert error <= 10 * allowed + 3e-3 * truth.norm() + 1e-5, name
+
+
+def _passed(model: nn.Module, input: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    output = model(input)
+    output.square().mean().backward()
+    found = {"output": output.detach()}
+    found |= {f"grad {name}": p.grad for name, p in model.named_parameters()}
+    return found | dict(model.named_buffers())
