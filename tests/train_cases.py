@@ -107,7 +107,7 @@ def assert_trains_like(ours: nn.Module, theirs: nn.Module, input: Tensor) -> Non
             assert torch.equal(value, theirs_s), name
             continue
         error, allowed = ((v.double() - truth).norm() for v in (value, theirs_s))
-        assert error <= 10 * allowed + 3e-3 * truth.norm() + 1e-5, name
+        assert error <= 10 * allowed + 5e-2 * truth.norm() + 1e-5, name
 
 
 def _passed(model: nn.Module, input: Tensor) -> dict[str, Tensor]:
