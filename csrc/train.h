@@ -39,7 +39,7 @@ struct TrainPointwiseConv2dParams {
   int64_t batch, pixels;  // pixels of an image
   int64_t in_channels, out_channels;
   NormalizedMap input;
-  const float* packed;  // pack_pointwise's result
+  const float* weight;  // [K, C]; it is another one at each step, so the kernel packs it itself
   void* output;         // [N, pixels, K]
   float* moments;       // [2, K]: means and biased variances of the output; or null
 };
@@ -49,7 +49,7 @@ struct TrainPointwiseConv2dBackwardParams {
   int64_t batch, pixels, in_channels, out_channels;
   NormalizedMap input;
   GradientMap gradient;
-  const float* packed;   // of the transposed weight: C outputs of K inputs
+  const float* weight;   // [K, C]
   const float* mean;     // [C] of the raw input; for sums
   const void* residual;  // [N, pixels, C], is added to a grad_input without input.affine; or null
   // [N, pixels, C]: d activation'(input); where the input has a gate, d alone.

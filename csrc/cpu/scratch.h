@@ -18,6 +18,7 @@ enum class Scratch : int {
   kInputs,     // a tile of the normalized input
   kGradients,  // a tile of the gradient
   kSteps,      // the same, by steps of pixels
+  kWeights,    // packed for this call
   // Of a chain of ops:
   kBand,  // of the first op's map
   kMaps,  // between two ops

@@ -142,10 +142,10 @@ std::tuple<Tensor, Tensor> train_pointwise_conv2d_cpu(const Tensor& input,
   const bool empty = image.batch == 0;
   Tensor output = new_map(input, {image.batch, k, image.height, image.width});
   Tensor moments = wanted_floats<2>(input, wants_moments, empty, {2, k});
-  const Tensor packed = pack_pointwise(weight, std::nullopt, data_type(input));
+  const Tensor matrix = dense_float(weight);
   const TrainPointwiseConv2dParams p{image.batch,          image.height * image.width,
                                      image.channels,       k,
-                                     normalized.params,    floats(packed),
+                                     normalized.params,    floats(matrix),
                                      mutable_data(output), floats_if(wants_moments, moments)};
   if (!empty) image.kernels.train_pointwise_conv2d(p, torch_threads());
   return {output, moments};
@@ -224,18 +224,14 @@ Gradients train_pointwise_conv2d_backward_cpu(
   Tensor grad_weight = wanted_floats<4>(input, wanted[1], empty, {k, c, 1, 1});
   Tensor grad_bias = wanted_floats<1>(input, wanted[2], empty, {k});
   Tensor results = wanted_floats<2>(input, wanted[3], empty, {gates ? image.batch : 2, c});
-  OptionalTensor packed;
-  if (wanted[0])
-    packed = pack_pointwise(
-        torch::stable::contiguous(torch::stable::transpose(dense_float(weight), 0, 1)),
-        std::nullopt, data_type(input));
+  const Tensor matrix = dense_float(weight);
   const TrainPointwiseConv2dBackwardParams p{image.batch,
                                              image.height * image.width,
                                              c,
                                              k,
                                              normalized.params,
                                              gradient.params,
-                                             floats_or_null(packed),
+                                             floats(matrix),
                                              floats_or_null(means),
                                              data_or_null(dense_residual),
                                              wanted[0] ? mutable_data(grad_input) : nullptr,

@@ -203,7 +203,6 @@ void test_pointwise(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c, int6
   const Map expected = convolve(normalized, weight, {}, k, 1, Window());
   const std::string what = text(input.describe(), "outputs", k);
   for (const Level& level : levels()) {
-    const Floats packed = pack_pointwise(level, weight, k, c, {});
     const Input in(level, input);
     std::vector<Floats> results{Floats(expected.value.size(), NAN), Floats(2 * k, NAN)};
     const std::string bits = same_bits(
@@ -211,7 +210,7 @@ void test_pointwise(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c, int6
         [&](const Level&, const Threads& threads, std::vector<Floats>& out) {
           Elements output(level, out[0]);
           level.table->train_pointwise_conv2d(
-              {n, h * w, c, k, in.map, packed.data(), output.data(), out[1].data()}, threads);
+              {n, h * w, c, k, in.map, weight.data(), output.data(), out[1].data()}, threads);
           out[0] = output.floats();
         },
         &results);
@@ -278,7 +277,6 @@ void test_pointwise_backward(Draw& draw, int64_t n, int64_t h, int64_t w, int64_
   const std::string what = text(input.describe(), "outputs", k, gradient.describe(), "wanted",
                                 wanted.input, wanted.weight, wanted.bias);
   for (const Level& level : levels()) {
-    const Floats packed = pack_pointwise(level, transposed, c, k, {});
     const Input in(level, input);
     const Gradient g(level, gradient);
     const Elements residuals(level, residual);
@@ -291,7 +289,7 @@ void test_pointwise_backward(Draw& draw, int64_t n, int64_t h, int64_t w, int64_
         [&](const Level&, const Threads& threads, std::vector<Floats>& out) {
           Elements grad_input(level, out[0]);
           level.table->train_pointwise_conv2d_backward(
-              {n, h * w, c, k, in.map, g.map, packed.data(), mean.data(),
+              {n, h * w, c, k, in.map, g.map, weight.data(), mean.data(),
                residual.empty() ? nullptr : residuals.data(), grad_input.data(), pointer(out[1]),
                pointer(out[2]), pointer(out[3]), pointer(out[4])},
               threads);
