@@ -21,7 +21,7 @@ from .memory import resident
 from .peers import OURS
 
 EAGER = "eager_channels_last"
-# Of all gradients, relative to eager's in float32: one value on the other side of a relu's corner is
+# Of all gradients, relative to eager's in float32: a value on the other side of a relu's corner is
 # another gradient.
 _TOLERANCE = 5e-2
 _OF_EAGER = 1.5  # and of eager's own error in bfloat16

@@ -117,14 +117,20 @@ void sum_row(const RowSum& s, int64_t height, int64_t width) {
   }
 }
 
-void copy_row(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count, Element* to,
-              int64_t to_pixel) {
-  for (int64_t x = 0; x < pixels; ++x) {
-    int64_t c = 0;
-    for (; c + kW <= count; c += kW) vstore(to + c, vload(from + c));
-    if (c < count) vstore_first(to + c, vload(from + c), static_cast<int>(count - c));
-    from += from_pixel;
-    to += to_pixel;
+// Asks for a row of a map, while another one is computed.
+void fetch_row(const void* map, int64_t row, int64_t width, int64_t channels, int64_t first,
+               int64_t count) {
+  if (map == nullptr) return;
+  const Element* at = elements(map) + row * width * channels + first;
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(Element));
+  if (count == channels) {  // one piece
+    const char* p = reinterpret_cast<const char*>(at);
+    for (int64_t i = 0; i < width * bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+    return;
+  }
+  for (int64_t x = 0; x < width; ++x, at += channels) {
+    const char* p = reinterpret_cast<const char*>(at);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
   }
 }
 
@@ -136,7 +142,9 @@ class Forward {
         width_(std::max(w_.pad_left + w_.width, (w_.out_width - 1) * w_.stride_width +
                                                     reach(w_.kernel_width, w_.dilation_width))),
         slots_(reach(w_.kernel_height, w_.dilation_height) + w_.stride_height),
-        work_(w_, w_.out_height, slots_ * width_ + 2 * w_.out_width) {}
+        work_(w_, w_.out_height, slots_ * width_ + 2 * w_.out_width),
+        streams_(streams(p.output, map_bytes(w_.batch * w_.out_height * w_.out_width, w_.channels),
+                         w_.channels)) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = w_.batch * work_.bands;
@@ -177,6 +185,9 @@ class Forward {
                            w_.width,    t.first, t.count};
         normalized_tile(p_.input, tile, ring.at(next) + w_.pad_left * channels, channels);
       }
+      for (int64_t i = 0; i < 2 * w_.stride_height && next + i < w_.height; ++i)
+        fetch_row(p_.input.data, t.image * w_.height + next + i, w_.width, w_.channels, t.first,
+                  t.count);
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t i = 0; i < w_.kernel_height; ++i) {
           const int64_t from = (y + r) * w_.stride_height - w_.pad_top + i * w_.dilation_height;
@@ -189,7 +200,7 @@ class Forward {
       const int64_t pixels = count * w_.out_width;
       Element* to = elements(p_.output) +
                     (t.image * w_.out_height + y) * w_.out_width * w_.channels + t.first;
-      copy_row(out, channels, pixels, t.count, to, w_.channels);
+      copy_pixels(out, channels, pixels, t.count, to, w_.channels, streams_);
       if (memory != nullptr)
         moments.add(part, y == t.begin, out, channels, pixels, t.first, t.count);
       y += count;
@@ -200,6 +211,7 @@ class Forward {
   const TrainWindow& w_;
   const int64_t width_, slots_;
   const Work work_;
+  const bool streams_;
 };
 
 class Backward {
@@ -218,7 +230,9 @@ class Backward {
             (w_.out_width - 1) * w_.stride_width + reach(w_.kernel_width, w_.dilation_width))),
         gradient_slots_((height_ + w_.stride_height - 1) / w_.stride_height + 2),
         work_(w_, w_.height,
-              gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width) {}
+              gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width),
+        streams_(streams(p.grad_input, map_bytes(w_.batch * w_.height * w_.width, w_.channels),
+                         w_.channels)) {}
 
   void run(const Threads& threads) const {
     const int64_t c = w_.channels, taps = w_.kernel_height * w_.kernel_width;
@@ -291,6 +305,11 @@ class Backward {
         const int64_t last =
             std::min(w_.out_height - 1, (y + count - 1 + w_.pad_top) / w_.stride_height);
         while (s.next_gradient <= last) add_gradient(s);
+        for (int64_t r = s.next_gradient; r <= last + 2 && r < w_.out_height; ++r) {
+          for (const void* map : {p_.gradient.grad, p_.gradient.raw})
+            fetch_row(map, t.image * w_.out_height + r, w_.out_width, w_.channels, t.first,
+                      t.count);
+        }
         for (int64_t r = 0; r < count; ++r) {
           for (int64_t i = 0; i < w_.kernel_height; ++i)
             rows[r * w_.kernel_height + w_.kernel_height - 1 - i] =
@@ -364,12 +383,10 @@ class Backward {
     const int64_t taps = w_.kernel_height * w_.kernel_width, row = vectors_of(w_.channels) * kW;
     const MapTile tile{w_.channels,      s.t.image, (s.t.image * w_.height + y) * w_.width,
                        count * w_.width, s.t.first, s.t.count};
-    const InputGradient gradient{p_.input,
-                                 p_.residual,
-                                 p_.mean,
-                                 p_.grad_input,
-                                 p_.sums == nullptr ? nullptr : s.partial + (taps + 1) * row,
-                                 nullptr};
+    const InputGradient gradient{
+        p_.input,      p_.residual, p_.mean,
+        p_.grad_input, streams_,    p_.sums == nullptr ? nullptr : s.partial + (taps + 1) * row,
+        nullptr};
     finish_gradient(gradient, tile, d, s.channels);
   }
 
@@ -380,6 +397,7 @@ class Backward {
   const int64_t margin_;
   const int64_t gradient_width_, input_width_, gradient_slots_;
   const Work work_;
+  const bool streams_;
 };
 
 }  // namespace

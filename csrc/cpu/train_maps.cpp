@@ -205,7 +205,11 @@ void finish_gradient(const InputGradient& g, const MapTile& tile, const T* d, in
             value = vadd(value, load_lanes(residual, lanes));
             residual += channels;
           }
-          store_lanes(out, value, lanes);
+          if (g.streams) {
+            vstream(out, value);
+          } else {
+            store_lanes(out, value, lanes);
+          }
           in += channels;
           out += channels;
         }
@@ -226,6 +230,23 @@ void finish_gradient(const InputGradient& g, const MapTile& tile, const T* d, in
       }
     });
   });
+  if (g.streams) vfence();
+}
+
+void copy_pixels(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count,
+                 Element* to, int64_t to_pixel, bool streams) {
+  for (int64_t x = 0; x < pixels; ++x) {
+    if (streams) {
+      for (int64_t c = 0; c < count; c += kW) vstream(to + c, vload(from + c));
+    } else {
+      each_vector(count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+        store_lanes(to + c, vload(from + c), lanes);
+      });
+    }
+    from += from_pixel;
+    to += to_pixel;
+  }
+  if (streams) vfence();
 }
 
 template void finish_gradient<float>(const InputGradient&, const MapTile&, const float*, int64_t);

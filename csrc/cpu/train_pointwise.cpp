@@ -159,7 +159,8 @@ class Backward {
         panels_(c_),
         dy_pixel_(plane_stride<Element>(vectors_of(k_) * kW)),
         u_pixel_(plane_stride<Element>(kPanel)),
-        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128), most_parts(p)) {}
+        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128), most_parts(p)),
+        streams_(streams(p.grad_input, map_bytes(p.batch * p.pixels, c_), c_)) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = tiling_.parts, weight = k_ * c_;
@@ -260,6 +261,7 @@ class Backward {
                                  p_.residual,
                                  p_.mean,
                                  p_.grad_input,
+                                 streams_,
                                  p_.sums == nullptr ? nullptr : partials.sums,
                                  p_.grad_gate == nullptr ? nullptr : gated};
       finish_gradient(finish, part, d, d_pixel);
@@ -272,6 +274,7 @@ class Backward {
   const Panels panels_;
   const int64_t dy_pixel_, u_pixel_;
   const Tiling tiling_;
+  const bool streams_;
 };
 
 }  // namespace
@@ -283,6 +286,7 @@ void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& 
                       kMostParts);
   const Panels panels(out);
   const bool plain = p.input.is_plain();
+  const bool streaming = streams(p.output, map_bytes(p.batch * p.pixels, out), out);
   const int64_t pixel = plain ? in : plane_stride<Element>(vectors_of(in) * kW);
   float* memory = p.moments == nullptr
                       ? nullptr
@@ -308,9 +312,12 @@ void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& 
       }
       const WeightRegion ahead{reinterpret_cast<const float*>(next.data),
                                next.bytes / static_cast<int64_t>(sizeof(float))};
-      gemm({a, pixel, in, 0, in}, {packed, false, ahead}, panels, tile.pixels, gemm_map(c, out),
-           {Activation::kNone, nullptr, 0}, 0, panels.count);
-      if (memory != nullptr) moments.add(part, i == share.begin, c, out, tile.pixels, 0, out);
+      // What does not stay in the caches is written to a tile that does, and from there.
+      Element* written = streaming ? scratch_elements(Scratch::kTile, tile.pixels * out) : c;
+      gemm({a, pixel, in, 0, in}, {packed, false, ahead}, panels, tile.pixels,
+           gemm_map(written, out), {Activation::kNone, nullptr, 0}, 0, panels.count);
+      if (memory != nullptr) moments.add(part, i == share.begin, written, out, tile.pixels, 0, out);
+      if (streaming) copy_pixels(written, out, tile.pixels, out, c, out, true);
     }
   });
   if (memory != nullptr)

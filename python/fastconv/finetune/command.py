@@ -18,16 +18,32 @@ def add_parser(commands: Any) -> None:
         "finetune", help="train a pretrained network on images; goes on where it was stopped"
     )
     add = parser.add_argument
-    add("data", metavar="DATA", help="a folder with a folder for each class (or train/ and val/ of "
-        "such), or sklearn:digits")
+    add(
+        "data",
+        metavar="DATA",
+        help="a folder with a folder for each class (or train/ and val/ of "
+        "such), or sklearn:digits",
+    )
     add("--model", default="mobilenet_v2", help="one of fastconv.models (mobilenet_v2)")
     add("--weights", metavar="FILE", help="pretrained weights; without, it starts at random")
-    add("--out", metavar="DIR", type=Path, default=Path("finetuned"), help="for results "
-        "(finetuned); the same command again goes on there")
-    add("--mode", choices=tuple(_DEFAULT_LR), default="head", help="what is trained: the last "
-        "layer, on features that are computed once (head); the last blocks, too; or everything")
+    add(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("finetuned"),
+        help="for results (finetuned); the same command again goes on there",
+    )
+    add(
+        "--mode",
+        choices=tuple(_DEFAULT_LR),
+        default="head",
+        help="what is trained: the last "
+        "layer, on features that are computed once (head); the last blocks, too; or everything",
+    )
     add("--blocks", type=int, default=3, help="how many, for --mode last (3)")
-    add("--freeze-norm", action="store_true", help="norms keep their statistics while weights train")
+    add(
+        "--freeze-norm", action="store_true", help="norms keep their statistics while weights train"
+    )
     add("--epochs", type=int, default=10)
     add("--batch", type=int, default=32)
     add("--lr", type=float, help="the highest learning rate (0.1 for a head, else 0.02)")
@@ -64,9 +80,16 @@ def _check(arguments: argparse.Namespace) -> None:
     from .data import FinetuneError
 
     rules = {
-        "epochs": (1, None), "batch": (1, None), "size": (32, None), "blocks": (1, None),
-        "patience": (0, None), "workers": (0, None), "lr": (0.0, None), "momentum": (0.0, 1.0),
-        "weight_decay": (0.0, None), "label_smoothing": (0.0, 1.0),
+        "epochs": (1, None),
+        "batch": (1, None),
+        "size": (32, None),
+        "blocks": (1, None),
+        "patience": (0, None),
+        "workers": (0, None),
+        "lr": (0.0, None),
+        "momentum": (0.0, 1.0),
+        "weight_decay": (0.0, None),
+        "label_smoothing": (0.0, 1.0),
     }
     for name, (least, most) in rules.items():
         value = getattr(arguments, name)
@@ -137,14 +160,25 @@ def _finetune(arguments: argparse.Namespace) -> None:
             ]
             backbone = _without(model, head)
             found = features.kept(
-                backbone, sets, out, (files, arguments.size), arguments.batch, options.workers,
+                backbone,
+                sets,
+                out,
+                (files, arguments.size),
+                arguments.batch,
+                options.workers,
                 progress,
             )
             train, held = (torch.utils.data.TensorDataset(*found[name]) for name in sets)
             trained = head
             _put(model, head)
         trainer = Trainer(
-            trained, prepare, train, held, options, checkpoint.Checkpoints(out), facts,
+            trained,
+            prepare,
+            train,
+            held,
+            options,
+            checkpoint.Checkpoints(out),
+            facts,
             lambda _: _write_best(model, images.classes, out),
         )
         if trainer.resume():
@@ -221,8 +255,8 @@ def _frozen(model: Any, blocks: int) -> list[Any]:
 
 
 def _write_best(model: Any, classes: tuple[str, ...], out: Path) -> None:
-    from .data import FinetuneError
     from . import checkpoint
+    from .data import FinetuneError
 
     try:
         from safetensors.torch import save_file

@@ -114,7 +114,9 @@ def _digits(seed: int) -> Images:
     try:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
-        raise FinetuneError("sklearn:digits needs scikit-learn: pip install scikit-learn") from error
+        raise FinetuneError(
+            "sklearn:digits needs scikit-learn: pip install scikit-learn"
+        ) from error
     digits = datasets.load_digits()
     entries = [(i / 16 * 255, int(c)) for i, c in zip(digits.images, digits.target, strict=True)]
     train, held = _split(entries, 10, seed)

@@ -96,7 +96,7 @@ class Trainer:
         if changed:
             shown = ", ".join(f"{n}: {before.get(n)}, now {self._facts.get(n)}" for n in changed)
             raise FinetuneError(
-                f"--out must be a new folder for other arguments, got one of a training with {shown}"
+                f"--out must be a new folder for other arguments, got a training with {shown}"
             )
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
