@@ -61,7 +61,11 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize(
     "mode",
-    [["head", "--epochs", 10], ["last", "--blocks", 3, "--epochs", 4], ["all", "--epochs", 4]],
+    [
+        ["head", "--lr", 0.05, "--epochs", 10],
+        ["last", "--blocks", 3, "--lr", 0.002, "--epochs", 4, "--freeze-norm"],
+        ["all", "--lr", 0.002, "--epochs", 6],
+    ],
     ids=lambda mode: mode[0],
 )
 def test_it_learns(folder, tmp_path, capsys, mode):
@@ -70,7 +74,7 @@ def test_it_learns(folder, tmp_path, capsys, mode):
     except classify.ClassifyError as error:
         pytest.skip(str(error))
     options = ["--size", 64, "--batch", 8, "--weights", pretrained, "--no-augment"]
-    assert run(folder, "--out", tmp_path, *options, "--lr", 0.02, "--mode", *mode) == 0
+    assert run(folder, "--out", tmp_path, *options, "--mode", *mode) == 0
     history = json.loads((tmp_path / "history.json").read_text())
     assert max(line["accuracy"] for line in history) >= 0.9
     assert history[-1]["loss"] < history[0]["loss"]

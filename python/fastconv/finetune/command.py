@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_DEFAULT_LR = {"head": 0.1, "last": 0.02, "all": 0.02}
+_DEFAULT_LR = {"head": 0.05, "last": 0.005, "all": 0.005}
 
 
 def add_parser(commands: Any) -> None:
@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
     )
     add("--epochs", type=int, default=10)
     add("--batch", type=int, default=32)
-    add("--lr", type=float, help="the highest learning rate (0.1 for a head, else 0.02)")
+    add("--lr", type=float, help="the highest learning rate (0.05 for a head, else 0.005)")
     add("--momentum", type=float, default=0.9)
     add("--weight-decay", type=float, default=1e-4)
     add("--label-smoothing", type=float, default=0.0)
