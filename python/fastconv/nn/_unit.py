@@ -69,7 +69,7 @@ def row_of_units(
 
 
 def _flat(module: nn.Module) -> list[nn.Module] | None:
-    """What runs inside of Sequentials; None where something else is in them."""
+    """The leaves of rows of modules; None where something else is in them."""
     from .squeeze_excite import SqueezeExcite  # which is itself made of units
 
     known = is_convolution(module) or is_norm(module) or of_module(module) is not None
