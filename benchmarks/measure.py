@@ -9,17 +9,15 @@ import argparse
 import ctypes
 import gc
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastconv import _runtimes
-
-from . import machine, peers, timing
+from . import machine, peers, timing, training
 from .bandwidth import measure_bandwidths
 from .layers import layers, random_input, unfitted_network
+from .memory import resident
 from .networks import Setting, fast_network, find
 
 
@@ -85,25 +83,21 @@ def measure_memory(setting: Setting, contender: str) -> dict[str, float]:
         model, input = module, input.contiguous()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     with torch.inference_mode():
         for _ in range(5):
             model(input)
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     return {"growth_mb": round(peak - before, 1), "peak_mb": round(peak, 1)}
 
 
-def _resident(field: str) -> float:
-    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if match is None:
-        raise _runtimes.UnavailableError(f"/proc/self/status has no {field}")
-    return int(match[1]) / 1000
+KINDS = ("network", "isa", "layers", "memory", "bandwidths", "training", "training_memory")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("network", "isa", "layers", "memory", "bandwidths"))
+    parser.add_argument("kind", choices=KINDS)
     parser.add_argument("subject", help="the id of a network setting, or an op")
     parser.add_argument("--contender", choices=(peers.OURS, *peers.EAGER), help="for memory")
     parser.add_argument("--quick", action="store_true")
@@ -111,6 +105,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.kind == "layers":
         result: Any = measure_layers(arguments.subject, arguments.quick)
+    elif arguments.kind == "training":
+        result = training.measure(training.find(arguments.subject), arguments.quick)
+    elif arguments.kind == "training_memory":
+        result = training.measure_memory(training.find(arguments.subject), arguments.contender)
     elif arguments.kind == "bandwidths":
         caches = machine.machine()["caches"]
         result = measure_bandwidths(caches, seconds=0.05 if arguments.quick else 1.0)

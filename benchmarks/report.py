@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import machine, plot, table
+from . import machine, plot, table, training
 from .layers import OPS
 from .networks import ISA_SETTING, memory_settings, settings
 from .peers import EAGER, OURS
@@ -47,6 +47,7 @@ def jobs() -> list[Job]:
         *(Job("memory", "memory", setting.id) for setting in memory_settings()),
         *(Job("layers", "layers", op) for op in OPS),
         Job("bandwidths", "bandwidths", "bandwidths"),
+        *(Job("training", "training", setting.id) for setting in training.SETTINGS),
     ]
 
 
@@ -83,6 +84,10 @@ def measure_into(results: dict[str, Any], job: Job, quick: bool) -> None:
         results.setdefault("memory", {})[job.subject] = rows | origin
         return
     measured = _measure(job, *["--quick"] * quick)
+    if job.kind == "training":
+        who = (OURS, training.EAGER)
+        memory = Job("training", "training_memory", job.subject)
+        measured["growth_mb"] = {name: _measure(memory, "--contender", name) for name in who}
     if job.kind == "bandwidths":
         results["bandwidths"] = measured
         return

@@ -59,6 +59,7 @@ def render(results: dict[str, Any] | None, path: str) -> str:
         _origin(results, path),
         _folded("Every rival, in ms", _rivals(networks)),
         _folded("Instruction sets", _isa_levels(results.get("isa_levels", []))),
+        _training(results.get("training", [])),
         _folded("Memory", _memory(results.get("memory", {}))),
         _folded("Share of the machine's limit per kind of layer", _limits(results, stem)),
         _folded(
@@ -116,6 +117,7 @@ def _sources(results: dict[str, Any]) -> str:
         *results.get("isa_levels", []),
         *results.get("memory", {}).values(),
         *results.get("layers", []),
+        *results.get("training", []),
     ]
     commits = {
         f"Commit {entry['commit'][:10]}{' with changes' * entry['sources_changed']}": None
@@ -183,6 +185,40 @@ def _memory(memory: dict[str, Any]) -> str:
         [id, *(_number(entry[name]["growth_mb"]) for name in names)] for id, entry in memory.items()
     ]
     return _grid(header, body) if body else ""
+
+
+def _training(entries: list[dict[str, Any]]) -> str:
+    """Steps of training, and the memory that they add."""
+    body = []
+    for entry in entries:
+        rows, memory = entry["rows"], entry["growth_mb"]
+        ours, theirs = memory["fastconv"], memory["eager_channels_last"]
+        body.append(
+            [
+                f"{entry['network']}, {entry['dtype']}, batch {entry['batch']}, "
+                f"{threads_of(entry['threads'])}",
+                _number(rows["fastconv"]["median_ms"]),
+                _number(rows["eager_channels_last"]["median_ms"]),
+                f"{entry['ratio_to_eager_channels_last']:.2f}",
+                _number(ours),
+                _number(theirs),
+                f"{ours / theirs:.2f}",
+            ]
+        )
+    header = [
+        "A step of training (forward, backward, SGD)",
+        "fastconv ms",
+        "eager channels_last ms",
+        "ratio",
+        "fastconv MB",
+        "eager MB",
+        "ratio",
+    ]
+    note = (
+        "\n\nMB: what a step adds to the process's resident memory at its peak. bfloat16 is "
+        "autocast, for both."
+    )
+    return _grid(header, body) + note if body else ""
 
 
 def _limits(results: dict[str, Any], stem: str) -> str:

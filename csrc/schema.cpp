@@ -78,7 +78,7 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("sequential(Tensor input, str steps, Tensor packed) -> Tensor");
   // Training, csrc/train.h. A normalized map: input, its affine (2, C), gate (N, C), activation. A
   // gradient: grad, and where it is that of a normalized map's value: raw, its affine, gate, offset
-  // (N, K), activation; coefficients (3, K). What is not wanted is an empty tensor.
+  // (N, K), activation; coefficients (4, K). What is not wanted is an empty tensor.
   m.def(
       "train_pointwise_conv2d(Tensor input, Tensor? affine, Tensor? gate, int activation, Tensor "
       "weight, bool wants_moments) -> (Tensor output, Tensor moments)");

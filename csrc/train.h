@@ -21,15 +21,16 @@ struct NormalizedMap {
 };
 
 // With G = (grad * gate + offset) * activation'(raw * scale + shift), the gradient of the map
-// between a BatchNorm and what follows it: coefficients[0] G + coefficients[1] raw +
-// coefficients[2].
+// between a BatchNorm and what follows it: coefficients[0] G + coefficients[1] (raw -
+// coefficients[2]) + coefficients[3]. With the mean apart, the last one, whose rounding adds up
+// over all pixels, is small.
 struct GradientMap {
   const void* grad;
   const void* raw;            // null: grad is the result, and nothing below is there
   const float* affine;        // [2, C]; null: 1, 0
   const float* gate;          // [N, C] or null
   const float* offset;        // [N, C] or null
-  const float* coefficients;  // [3, C]; null: 1, 0, 0
+  const float* coefficients;  // [4, C]; null: 1, 0, 0, 0
   Activation activation;
 };
 
@@ -38,7 +39,7 @@ struct TrainPointwiseConv2dParams {
   int64_t batch, pixels;  // pixels of an image
   int64_t in_channels, out_channels;
   NormalizedMap input;
-  const float* packed;  // pack_pointwise's result
+  const float* weight;  // [K, C]; it is another one at each step, so the kernel packs it itself
   void* output;         // [N, pixels, K]
   float* moments;       // [2, K]: means and biased variances of the output; or null
 };
@@ -48,7 +49,7 @@ struct TrainPointwiseConv2dBackwardParams {
   int64_t batch, pixels, in_channels, out_channels;
   NormalizedMap input;
   GradientMap gradient;
-  const float* packed;   // of the transposed weight: C outputs of K inputs
+  const float* weight;   // [K, C]
   const float* mean;     // [C] of the raw input; for sums
   const void* residual;  // [N, pixels, C], is added to a grad_input without input.affine; or null
   // [N, pixels, C]: d activation'(input); where the input has a gate, d alone.

@@ -16,7 +16,7 @@ def _fences(document):
 
 def test_readme_code_runs():
     blocks = [code for language, path, code in _fences(DOCUMENTS[0]) if language == "python"]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     namespace = {}
     for code in blocks:
         exec(code, namespace)

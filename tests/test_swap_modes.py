@@ -101,7 +101,7 @@ def test_training_is_the_model_s_own():
     for (name, ours), (_, theirs) in zip(
         model.state_dict().items(), plain.state_dict().items(), strict=True
     ):
-        assert torch.equal(ours, theirs), name
+        torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
     close(output(model, input), output(plain, input))  # on the new weights
     with torch.no_grad():
         model.last.weight.mul_(2)

@@ -143,6 +143,19 @@ FASTCONV_INLINE V vdot(V a, V b, V c) {
 
 #endif
 
+// Stores that go past the caches, for a map that will not be in them when it is read: the line need
+// not come from memory first. Only where the whole line is written: of aligned float vectors of 64
+// bytes. vfence() before another thread reads.
+#if defined(FASTCONV_ISA_AVX512) && !defined(FASTCONV_BFLOAT16)
+constexpr bool kStreams = true;
+FASTCONV_INLINE void vstream(float* p, Vec x) { _mm512_stream_ps(p, x); }
+FASTCONV_INLINE void vfence() { _mm_sfence(); }
+#else
+constexpr bool kStreams = false;
+FASTCONV_INLINE void vstream(Element* p, Vec x) { vstore(p, x); }
+FASTCONV_INLINE void vfence() {}
+#endif
+
 // One lane, which may hold a step's bits, in every lane.
 FASTCONV_INLINE Vec vset_lane(const float* p) {
 #if !defined(FASTCONV_BFLOAT16)

@@ -411,6 +411,38 @@ void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segment
   }
 }
 
+void pack_panel(const float* weight, int64_t n_stride, int64_t k_stride, int64_t n, int64_t depth,
+                const Panels& panels, int64_t panel, float* packed) {
+  // Of inputs that lie next to each other, so many at a time that all their rows stay in L1.
+  constexpr int64_t kBlock = 32;
+  const int64_t steps = steps_of(kDataType, depth, 1);
+  const int64_t first = panels.first_vector(panel) * kW, width = panels.width(panel) * kW;
+  const int64_t real = std::min(width, n - first);
+  float* out = packed + first * (1 + steps);
+  std::fill(out, out + width, 0.f);
+  out += width;
+  weight += first * n_stride;
+  const auto lane = [&](int64_t j, int64_t step) {
+    float inputs[kStep] = {};
+    const int64_t count = std::min(kStep, depth - step * kStep);
+    for (int64_t l = 0; l < count; ++l)
+      inputs[l] = weight[j * n_stride + (step * kStep + l) * k_stride];
+    return packed_step(inputs);
+  };
+  for (int64_t begin = 0; begin < steps; begin += kBlock) {
+    const int64_t end = std::min(steps, begin + kBlock);
+    for (int64_t i = begin; i < end; ++i)
+      std::fill(out + i * width + real, out + (i + 1) * width, 0.f);
+    if (n_stride == 1) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t j = 0; j < real; ++j) out[i * width + j] = lane(j, i);
+    } else {
+      for (int64_t j = 0; j < real; ++j)
+        for (int64_t i = begin; i < end; ++i) out[i * width + j] = lane(j, i);
+    }
+  }
+}
+
 void scale_inputs(const float* packed, const Panels& panels, int64_t depth, const float* factors,
                   float* out) {
   const int64_t steps = steps_of(kDataType, depth, 1);

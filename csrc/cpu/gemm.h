@@ -69,6 +69,11 @@ struct Panels {
 void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
                const float* bias, float* packed);
 
+// One panel of a matrix whose input k of output n is at weight[n * n_stride + k * k_stride],
+// without a bias, at its place in packed.
+void pack_panel(const float* weight, int64_t n_stride, int64_t k_stride, int64_t n, int64_t depth,
+                const Panels& panels, int64_t panel, float* packed);
+
 // Packed weights of a whole number of steps, those of input k times factors[k]; out may not
 // overlap.
 void scale_inputs(const float* packed, const Panels& panels, int64_t depth, const float* factors,

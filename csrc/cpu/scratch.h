@@ -14,10 +14,11 @@ enum class Scratch : int {
   kRows,   // offsets of rows of one thread
   kSums,   // channel sums and gates
   // Of training:
-  kPartials,  // sums of every part of the pixels
-  kInputs,    // a tile of the normalized input
+  kPartials,   // sums of every part of the pixels
+  kInputs,     // a tile of the normalized input
   kGradients,  // a tile of the gradient
-  kSteps,     // the same, by steps of pixels
+  kSteps,      // the same, by steps of pixels
+  kWeights,    // packed for this call
   // Of a chain of ops:
   kBand,  // of the first op's map
   kMaps,  // between two ops

@@ -35,6 +35,21 @@ struct MapTile {
   int64_t first, count;
 };
 
+// Whether the stores of a map of `bytes` bytes go past the caches.
+inline bool streams(const void* map, int64_t bytes, int64_t channels) {
+  constexpr int64_t kLarge = 12 << 20, kLine = 64;
+  return kStreams && bytes >= kLarge && channels * sizeof(Element) % kLine == 0 &&
+         reinterpret_cast<std::uintptr_t>(map) % kLine == 0;
+}
+
+inline int64_t map_bytes(int64_t pixels, int64_t channels) {
+  return pixels * channels * static_cast<int64_t>(sizeof(Element));
+}
+
+// Pixels of scratch memory to a map, [pixel][channels].
+void copy_pixels(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count,
+                 Element* to, int64_t to_pixel, bool streams);
+
 void normalized_tile(const NormalizedMap& map, const MapTile& tile, Element* out,
                      int64_t out_pixel);
 
@@ -47,6 +62,7 @@ struct InputGradient {
   const void* residual;
   const float* mean;
   void* out;
+  bool streams;     // whether the stores go past the caches
   float* sums;      // [2][channels], or null
   float* products;  // [channels]: sum of d activation(map), or null
 };
@@ -68,7 +84,10 @@ class Moments {
     return 3 * parts * ((channels + kW - 1) / kW * kW);
   }
   Moments(int64_t channels, int64_t parts, float* memory)
-      : channels_(channels), padded_((channels + kW - 1) / kW * kW), parts_(parts), memory_(memory) {}
+      : channels_(channels),
+        padded_((channels + kW - 1) / kW * kW),
+        parts_(parts),
+        memory_(memory) {}
   // Channels [first, first + count) of pixels of a part; `begins`: they are its first.
   void add(int64_t part, bool begins, const Element* data, int64_t pixel, int64_t pixels,
            int64_t first, int64_t count) const;

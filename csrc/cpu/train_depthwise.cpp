@@ -117,14 +117,20 @@ void sum_row(const RowSum& s, int64_t height, int64_t width) {
   }
 }
 
-void copy_row(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count, Element* to,
-              int64_t to_pixel) {
-  for (int64_t x = 0; x < pixels; ++x) {
-    int64_t c = 0;
-    for (; c + kW <= count; c += kW) vstore(to + c, vload(from + c));
-    if (c < count) vstore_first(to + c, vload(from + c), static_cast<int>(count - c));
-    from += from_pixel;
-    to += to_pixel;
+// Asks for a row of a map, while another one is computed.
+void fetch_row(const void* map, int64_t row, int64_t width, int64_t channels, int64_t first,
+               int64_t count) {
+  if (map == nullptr) return;
+  const Element* at = elements(map) + row * width * channels + first;
+  const int64_t bytes = count * static_cast<int64_t>(sizeof(Element));
+  if (count == channels) {  // one piece
+    const char* p = reinterpret_cast<const char*>(at);
+    for (int64_t i = 0; i < width * bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+    return;
+  }
+  for (int64_t x = 0; x < width; ++x, at += channels) {
+    const char* p = reinterpret_cast<const char*>(at);
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
   }
 }
 
@@ -133,18 +139,18 @@ class Forward {
   Forward(const TrainDepthwiseConv2dParams& p)
       : p_(p),
         w_(p.window),
-        width_(std::max(w_.pad_left + w_.width,
-                        (w_.out_width - 1) * w_.stride_width +
-                            reach(w_.kernel_width, w_.dilation_width))),
+        width_(std::max(w_.pad_left + w_.width, (w_.out_width - 1) * w_.stride_width +
+                                                    reach(w_.kernel_width, w_.dilation_width))),
         slots_(reach(w_.kernel_height, w_.dilation_height) + w_.stride_height),
-        work_(w_, w_.out_height, slots_ * width_ + 2 * w_.out_width) {}
+        work_(w_, w_.out_height, slots_ * width_ + 2 * w_.out_width),
+        streams_(streams(p.output, map_bytes(w_.batch * w_.out_height * w_.out_width, w_.channels),
+                         w_.channels)) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = w_.batch * work_.bands;
-    float* memory =
-        p_.moments == nullptr
-            ? nullptr
-            : scratch_floats(Scratch::kPartials, Moments::room(w_.channels, parts));
+    float* memory = p_.moments == nullptr
+                        ? nullptr
+                        : scratch_floats(Scratch::kPartials, Moments::room(w_.channels, parts));
     const Moments moments(w_.channels, parts, memory);
     threads.parallel(work_.tasks, [&](int64_t index) { task(index, memory, moments); });
     if (memory == nullptr) return;
@@ -179,19 +185,22 @@ class Forward {
                            w_.width,    t.first, t.count};
         normalized_tile(p_.input, tile, ring.at(next) + w_.pad_left * channels, channels);
       }
+      for (int64_t i = 0; i < 2 * w_.stride_height && next + i < w_.height; ++i)
+        fetch_row(p_.input.data, t.image * w_.height + next + i, w_.width, w_.channels, t.first,
+                  t.count);
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t i = 0; i < w_.kernel_height; ++i) {
           const int64_t from = (y + r) * w_.stride_height - w_.pad_top + i * w_.dilation_height;
           rows[r * w_.kernel_height + i] = from >= 0 && from < w_.height ? ring.at(from) : nullptr;
         }
       }
-      const DepthwiseRows all{rows,     0,        width_, channels, w_.out_width,
-                              channels, w_.out_width * channels, false};
+      const DepthwiseRows all{
+          rows, 0, width_, channels, w_.out_width, channels, w_.out_width * channels, false};
       depthwise_rows(kernel, packed, all, count, vectors, out, kW);
       const int64_t pixels = count * w_.out_width;
       Element* to = elements(p_.output) +
                     (t.image * w_.out_height + y) * w_.out_width * w_.channels + t.first;
-      copy_row(out, channels, pixels, t.count, to, w_.channels);
+      copy_pixels(out, channels, pixels, t.count, to, w_.channels, streams_);
       if (memory != nullptr)
         moments.add(part, y == t.begin, out, channels, pixels, t.first, t.count);
       y += count;
@@ -202,6 +211,7 @@ class Forward {
   const TrainWindow& w_;
   const int64_t width_, slots_;
   const Work work_;
+  const bool streams_;
 };
 
 class Backward {
@@ -212,20 +222,23 @@ class Backward {
         height_(reach(w_.kernel_height, w_.dilation_height)),
         turned_((w_.kernel_width - 1) * w_.dilation_width - w_.pad_left),
         margin_(std::max<int64_t>(0, turned_)),
-        gradient_width_(std::max(margin_ + (w_.out_width - 1) * w_.stride_width + 1,
-                                 margin_ - turned_ + w_.width - 1 +
-                                     reach(w_.kernel_width, w_.dilation_width))),
-        input_width_(std::max(w_.pad_left + w_.width,
-                              (w_.out_width - 1) * w_.stride_width +
-                                  reach(w_.kernel_width, w_.dilation_width))),
+        gradient_width_(
+            std::max(margin_ + (w_.out_width - 1) * w_.stride_width + 1,
+                     margin_ - turned_ + w_.width - 1 + reach(w_.kernel_width, w_.dilation_width))),
+        input_width_(std::max(
+            w_.pad_left + w_.width,
+            (w_.out_width - 1) * w_.stride_width + reach(w_.kernel_width, w_.dilation_width))),
         gradient_slots_((height_ + w_.stride_height - 1) / w_.stride_height + 2),
         work_(w_, w_.height,
-              gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width) {}
+              gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width),
+        streams_(streams(p.grad_input, map_bytes(w_.batch * w_.height * w_.width, w_.channels),
+                         w_.channels)) {}
 
   void run(const Threads& threads) const {
     const int64_t c = w_.channels, taps = w_.kernel_height * w_.kernel_width;
     const int64_t parts = w_.batch * work_.bands;
-    // By part: the weight's gradient [tap][C], then the bias's, then the two sums; by whole vectors.
+    // By part: the weight's gradient [tap][C], then the bias's, then the two sums; by whole
+    // vectors.
     const int64_t row = vectors_of(c) * kW, room = (taps + 1) * row + 2 * c;
     float* memory = scratch_floats(Scratch::kPartials, (parts + 1) * room);
     std::fill(memory, memory + parts * room, 0.f);
@@ -250,22 +263,23 @@ class Backward {
     const Element** rows;
     float* partial;
     int64_t next_gradient, next_input;  // rows to fill
-    int64_t own_begin, own_end;  // rows of the gradient that this task sums over
+    int64_t own_begin, own_end;         // rows of the gradient that this task sums over
   };
 
   void task(int64_t index, float* memory, int64_t room) const {
     const Work::Task t = work_.task(index);
     const int64_t vectors = vectors_of(t.count), channels = vectors * kW;
     const int64_t gradient_room = gradient_slots_ * gradient_width_ * channels;
-    Element* rings = scratch_elements(
-        Scratch::kSlab, gradient_room + height_ * input_width_ * channels);
+    Element* rings =
+        scratch_elements(Scratch::kSlab, gradient_room + height_ * input_width_ * channels);
     Element* out = scratch_elements(Scratch::kTile, 2 * w_.width * channels);
     auto** rows = static_cast<const Element**>(
         scratch(Scratch::kTable, 3 * sizeof(Element*) * w_.kernel_height));
     // The rows of the gradient belong to the band in which their window's first row lies.
     const auto owned = [&](int64_t y) {
-      return y == w_.height ? w_.out_height
-                            : std::min(w_.out_height, (y + w_.stride_height - 1) / w_.stride_height);
+      return y == w_.height
+                 ? w_.out_height
+                 : std::min(w_.out_height, (y + w_.stride_height - 1) / w_.stride_height);
     };
     State s{t,
             channels,
@@ -280,8 +294,8 @@ class Backward {
             owned(t.end)};
     s.next_input = std::max<int64_t>(0, s.own_begin * w_.stride_height - w_.pad_top);
     const int64_t above = t.begin + w_.pad_top - (height_ - 1);
-    s.next_gradient = std::min(
-        s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
+    s.next_gradient =
+        std::min(s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
     if (p_.grad_input != nullptr) {
       const DepthwiseKernel kernel{w_.kernel_height, w_.kernel_width, 1, w_.dilation_width,
                                    Activation::kNone};
@@ -291,13 +305,18 @@ class Backward {
         const int64_t last =
             std::min(w_.out_height - 1, (y + count - 1 + w_.pad_top) / w_.stride_height);
         while (s.next_gradient <= last) add_gradient(s);
+        for (int64_t r = s.next_gradient; r <= last + 2 && r < w_.out_height; ++r) {
+          for (const void* map : {p_.gradient.grad, p_.gradient.raw})
+            fetch_row(map, t.image * w_.out_height + r, w_.out_width, w_.channels, t.first,
+                      t.count);
+        }
         for (int64_t r = 0; r < count; ++r) {
           for (int64_t i = 0; i < w_.kernel_height; ++i)
             rows[r * w_.kernel_height + w_.kernel_height - 1 - i] =
                 gradient_row(s, y + r + w_.pad_top - i * w_.dilation_height);
         }
-        const DepthwiseRows all{rows,     margin_ - turned_,   gradient_width_, channels, w_.width,
-                                channels, w_.width * channels, false};
+        const DepthwiseRows all{rows,     margin_ - turned_, gradient_width_,     channels,
+                                w_.width, channels,          w_.width * channels, false};
         depthwise_rows(kernel, packed, all, count, vectors, out, kW);
         finish(s, y, count, out);
         y += count;
@@ -317,8 +336,9 @@ class Backward {
   // weight's and the bias's gradient.
   void add_gradient(State& s) const {
     const int64_t y = s.next_gradient++, c = w_.channels;
-    const MapTile tile{c, s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
-                       s.t.first, s.t.count};
+    const MapTile tile{
+        c,         s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
+        s.t.first, s.t.count};
     Element* gradient = s.gradients.at(y) + margin_ * s.channels;
     gradient_tile(p_.gradient, tile, gradient, w_.stride_width * s.channels);
     if (y < s.own_begin || y >= s.own_end) return;
@@ -329,7 +349,7 @@ class Backward {
     if (p_.grad_weight == nullptr) return;
     const int64_t top = y * w_.stride_height - w_.pad_top;
     for (; s.next_input < std::min(w_.height, top + height_); ++s.next_input) {
-      const MapTile input{c, s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
+      const MapTile input{c,        s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
                           w_.width, s.t.first, s.t.count};
       normalized_tile(p_.input, input, s.inputs.at(s.next_input) + w_.pad_left * s.channels,
                       s.channels);
@@ -361,14 +381,12 @@ class Backward {
   // Rows [y, y + count) of the input's gradient.
   void finish(const State& s, int64_t y, int64_t count, const Element* d) const {
     const int64_t taps = w_.kernel_height * w_.kernel_width, row = vectors_of(w_.channels) * kW;
-    const MapTile tile{w_.channels,       s.t.image, (s.t.image * w_.height + y) * w_.width,
+    const MapTile tile{w_.channels,      s.t.image, (s.t.image * w_.height + y) * w_.width,
                        count * w_.width, s.t.first, s.t.count};
-    const InputGradient gradient{p_.input,
-                                 p_.residual,
-                                 p_.mean,
-                                 p_.grad_input,
-                                 p_.sums == nullptr ? nullptr : s.partial + (taps + 1) * row,
-                                 nullptr};
+    const InputGradient gradient{
+        p_.input,      p_.residual, p_.mean,
+        p_.grad_input, streams_,    p_.sums == nullptr ? nullptr : s.partial + (taps + 1) * row,
+        nullptr};
     finish_gradient(gradient, tile, d, s.channels);
   }
 
@@ -379,6 +397,7 @@ class Backward {
   const int64_t margin_;
   const int64_t gradient_width_, input_width_, gradient_slots_;
   const Work work_;
+  const bool streams_;
 };
 
 }  // namespace

@@ -1,9 +1,8 @@
 // Tiles of maps that are normalized on the way, and the ops that do nothing else.
-#include "train.h"
-
 #include <algorithm>
 
 #include "kernels.h"
+#include "train.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -39,6 +38,8 @@ FASTCONV_INLINE void store_padded(Element* p, Vec x, int lanes) {
 
 constexpr int64_t kMostPixels = 128;
 constexpr int64_t kMostParts = 32;
+// Sums over pixels are sums of sums of so many: a long one alone would lose digits.
+constexpr int64_t kRun = 16;
 
 }  // namespace
 
@@ -125,7 +126,9 @@ struct GradientReader {
     const Vec g = before_activation<kKind>(c, lanes, &x);
     if (coefficients == nullptr) return g;
     const float* k = coefficients + c;
-    const Vec rest = vfma(x, load_lanes(k + channels, lanes), load_lanes(k + 2 * channels, lanes));
+    const Vec centered = vsub(x, load_lanes(k + 2 * channels, lanes));
+    const Vec rest =
+        vfma(centered, load_lanes(k + channels, lanes), load_lanes(k + 3 * channels, lanes));
     return vfma(g, load_lanes(k, lanes), rest);
   }
 
@@ -180,27 +183,39 @@ void finish_gradient(const InputGradient& g, const MapTile& tile, const T* d, in
       }
       if (g.mean != nullptr) mean = load_lanes(g.mean + tile.first + c, lanes);
       Vec sum = vzero(), product = vzero(), gated = vzero();
-      for (int64_t p = 0; p < tile.pixels; ++p) {
-        Vec value = load_lanes(d + p * d_pixel + c, lanes);
-        if (map.affine != nullptr) {
-          const Vec x = load_lanes(in, lanes);
-          const Vec v = vfma(x, scale, shift);
-          if (g.products != nullptr) gated = vfma(value, activate<kKind>(v), gated);
-          if (!keeps && kKind != Activation::kNone) value = vmul(value, activation_slope<kKind>(v));
-          if (g.sums != nullptr) {
-            sum = vadd(sum, value);
-            product = vfma(value, vsub(x, mean), product);
+      for (int64_t begin = 0; begin < tile.pixels; begin += kRun) {
+        const int64_t end = std::min(tile.pixels, begin + kRun);
+        Vec run_sum = vzero(), run_product = vzero(), run_gated = vzero();
+        for (int64_t p = begin; p < end; ++p) {
+          Vec value = load_lanes(d + p * d_pixel + c, lanes);
+          if (map.affine != nullptr) {
+            const Vec x = load_lanes(in, lanes);
+            const Vec v = vfma(x, scale, shift);
+            if (g.products != nullptr) run_gated = vfma(value, activate<kKind>(v), run_gated);
+            if (!keeps && kKind != Activation::kNone)
+              value = vmul(value, activation_slope<kKind>(v));
+            if (g.sums != nullptr) {
+              run_sum = vadd(run_sum, value);
+              run_product = vfma(value, vsub(x, mean), run_product);
+            }
+          } else if (g.products != nullptr) {
+            run_gated = vfma(value, load_lanes(in, lanes), run_gated);
           }
-        } else if (g.products != nullptr) {
-          gated = vfma(value, load_lanes(in, lanes), gated);
+          if (residual != nullptr) {
+            value = vadd(value, load_lanes(residual, lanes));
+            residual += channels;
+          }
+          if (g.streams) {
+            vstream(out, value);
+          } else {
+            store_lanes(out, value, lanes);
+          }
+          in += channels;
+          out += channels;
         }
-        if (residual != nullptr) {
-          value = vadd(value, load_lanes(residual, lanes));
-          residual += channels;
-        }
-        store_lanes(out, value, lanes);
-        in += channels;
-        out += channels;
+        sum = vadd(sum, run_sum);
+        product = vadd(product, run_product);
+        gated = vadd(gated, run_gated);
       }
       const int64_t to = tile.first + c;
       if (g.sums != nullptr) {
@@ -215,6 +230,23 @@ void finish_gradient(const InputGradient& g, const MapTile& tile, const T* d, in
       }
     });
   });
+  if (g.streams) vfence();
+}
+
+void copy_pixels(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count,
+                 Element* to, int64_t to_pixel, bool streams) {
+  for (int64_t x = 0; x < pixels; ++x) {
+    if (streams) {
+      for (int64_t c = 0; c < count; c += kW) vstream(to + c, vload(from + c));
+    } else {
+      each_vector(count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+        store_lanes(to + c, vload(from + c), lanes);
+      });
+    }
+    from += from_pixel;
+    to += to_pixel;
+  }
+  if (streams) vfence();
 }
 
 template void finish_gradient<float>(const InputGradient&, const MapTile&, const float*, int64_t);
@@ -278,25 +310,32 @@ void Moments::add(int64_t part, bool begins, const Element* data, int64_t pixel,
 
 void sum_parts(const float* partial, int64_t parts, int64_t size, float* out,
                const Threads& threads) {
-  constexpr int64_t kBlock = 4096;
+  constexpr int64_t kBlock = 4096, kTotals = 64;
   threads.parallel((size + kBlock - 1) / kBlock, [&](int64_t i) {
-    const int64_t begin = i * kBlock, end = std::min(size, begin + kBlock);
-    each_vector(end - begin, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-      const float* from = partial + begin + c;
-      Vec sum = load_lanes(from, lanes);
-      for (int64_t part = 1; part < parts; ++part)
-        sum = vadd(sum, load_lanes(from + part * size, lanes));
-      store_lanes(out + begin + c, sum, lanes);
-    });
+    const int64_t last = std::min(size, (i + 1) * kBlock);
+    for (int64_t begin = i * kBlock; begin < last; begin += kTotals) {
+      const int64_t count = std::min(kTotals, last - begin);
+      double totals[kTotals] = {};
+      for (int64_t part = 0; part < parts; ++part) {
+        const float* from = partial + part * size + begin;
+        for (int64_t c = 0; c < count; ++c) totals[c] += from[c];
+      }
+      for (int64_t c = 0; c < count; ++c) out[begin + c] = static_cast<float>(totals[c]);
+    }
   });
 }
 
-void add_pixels(const Element* data, int64_t pixel, int64_t pixels, int64_t channels,
-                float* sums) {
+void add_pixels(const Element* data, int64_t pixel, int64_t pixels, int64_t channels, float* sums) {
   each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-    Vec sum = vzero();
-    for (int64_t p = 0; p < pixels; ++p) sum = vadd(sum, load_lanes(data + p * pixel + c, lanes));
-    store_lanes(sums + c, vadd(load_lanes(sums + c, lanes), sum), lanes);
+    Vec total = load_lanes(sums + c, lanes);
+    for (int64_t begin = 0; begin < pixels; begin += kRun) {
+      const int64_t end = std::min(pixels, begin + kRun);
+      Vec sum = vzero();
+      for (int64_t p = begin; p < end; ++p)
+        sum = vadd(sum, load_lanes(data + p * pixel + c, lanes));
+      total = vadd(total, sum);
+    }
+    store_lanes(sums + c, total, lanes);
   });
 }
 
@@ -312,8 +351,7 @@ void train_normalize(const TrainMapParams& p, const Threads& threads) {
       const Element* in = elements(p.input.data) + at;
       const Element* residual = p.residual == nullptr ? nullptr : elements(p.residual) + at;
       Element* out = elements(p.output) + at;
-      const float* gate =
-          p.input.gate == nullptr ? nullptr : p.input.gate + tile.image * channels;
+      const float* gate = p.input.gate == nullptr ? nullptr : p.input.gate + tile.image * channels;
       const float *scale = p.input.affine, *shift = scale + channels;
       with_activation(p.input.activation, [&](auto tag) __attribute__((always_inline)) {
         for (int64_t pixel = 0; pixel < tile.pixels; ++pixel) {
@@ -337,8 +375,6 @@ void train_normalize(const TrainMapParams& p, const Threads& threads) {
 void train_normalized_mean(const TrainMapParams& p, const Threads& threads) {
   const int64_t channels = p.channels;
   const float factor = 1.f / static_cast<float>(p.pixels);
-  // Sums of short runs of pixels, then their sum.
-  constexpr int64_t kRun = 64;
   threads.parallel(p.batch, [&](int64_t image) {
     float* sums = p.results + image * channels;
     std::fill(sums, sums + channels, 0.f);
@@ -369,8 +405,9 @@ void train_normalized_mean(const TrainMapParams& p, const Threads& threads) {
 
 void train_moments(const TrainMapParams& p, const Threads& threads) {
   const Tiling tiling(p.batch, p.pixels, false, kMostPixels, kMostParts);
-  const Moments moments(p.channels, tiling.parts,
-                        scratch_floats(Scratch::kPartials, Moments::room(p.channels, tiling.parts)));
+  const Moments moments(
+      p.channels, tiling.parts,
+      scratch_floats(Scratch::kPartials, Moments::room(p.channels, tiling.parts)));
   threads.parallel(tiling.parts, [&](int64_t part) {
     const Share share = tiling.part(part);
     for (int64_t i = share.begin; i < share.end; ++i) {
@@ -420,26 +457,30 @@ void train_gradient_sums(const TrainMapParams& p, const Threads& threads) {
     for (int64_t i = share.begin; i < share.end; ++i) {
       const Tiling::Tile tile = tiling.tile(i);
       const MapTile all{channels, tile.image, tile.begin, tile.pixels, 0, channels};
-      std::fill(tile_sums, tile_sums + 2 * padded, 0.f);
       with_activation(activation_of(p.gradient), [&](auto tag) __attribute__((always_inline)) {
         GradientReader reader(p.gradient, all);
-        for (int64_t pixel = 0; pixel < tile.pixels; ++pixel) {
-          each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-            Vec x = vzero();
-            const Vec g = reader.before_activation<decltype(tag)::kValue>(c, lanes, &x);
-            const Vec centered = vsub(x, load_lanes(p.mean + c, lanes));
-            vstore(tile_sums + c, vadd(vload(tile_sums + c), g));
-            vstore(tile_sums + padded + c, vfma(g, centered, vload(tile_sums + padded + c)));
-          });
-          reader.next();
+        for (int64_t begin = 0; begin < tile.pixels; begin += kRun) {
+          const int64_t end = std::min(tile.pixels, begin + kRun);
+          std::fill(tile_sums, tile_sums + 2 * padded, 0.f);
+          for (int64_t pixel = begin; pixel < end; ++pixel) {
+            each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+              Vec x = vzero();
+              const Vec g = reader.before_activation<decltype(tag)::kValue>(c, lanes, &x);
+              const Vec centered = vsub(x, load_lanes(p.mean + c, lanes));
+              vstore(tile_sums + c, vadd(vload(tile_sums + c), g));
+              vstore(tile_sums + padded + c, vfma(g, centered, vload(tile_sums + padded + c)));
+            });
+            reader.next();
+          }
+          for (int64_t half : {0, 1}) {
+            each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+              float* to = sums + half * channels + c;
+              store_lanes(to, vadd(load_lanes(to, lanes), vload(tile_sums + half * padded + c)),
+                          lanes);
+            });
+          }
         }
       });
-      for (int64_t half : {0, 1}) {
-        each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-          float* to = sums + half * channels + c;
-          store_lanes(to, vadd(load_lanes(to, lanes), vload(tile_sums + half * padded + c)), lanes);
-        });
-      }
     }
   });
   sum_parts(partial, tiling.parts, 2 * channels, p.results, threads);

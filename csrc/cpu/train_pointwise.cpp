@@ -27,6 +27,29 @@ int64_t tile_pixels(int64_t floats, int64_t most) {
   return between(24, kRoom / floats, most);
 }
 
+// A matrix of n outputs of `depth` inputs, packed for this call.
+const float* packed_matrix(const float* weight, int64_t n_stride, int64_t k_stride, int64_t n,
+                           int64_t depth, const Panels& panels, const Threads& threads) {
+  float* packed =
+      scratch_floats(Scratch::kWeights, panels.vectors * kW * (1 + steps_of(kDataType, depth, 1)));
+  threads.parallel(panels.count, [&](int64_t panel) {
+    pack_panel(weight, n_stride, k_stride, n, depth, panels, panel, packed);
+  });
+  return packed;
+}
+
+// Asks for some memory, a part after the other, while other work goes on.
+struct Region {
+  static Region of(const void* map, int64_t begin, int64_t pixels, int64_t channels) {
+    if (map == nullptr) return {nullptr, 0};
+    const Element* at = elements(map) + begin * channels;
+    return {reinterpret_cast<const char*>(at),
+            static_cast<int64_t>(pixels * channels * sizeof(Element))};
+  }
+  const char* data;
+  int64_t bytes;
+};
+
 // out[k, c] (+)= sum over steps of a[step, k] b[step, c]: MR of a's channels, NV vectors of b's.
 // a's rows are read as broadcasts, b's as vectors, both as they lie.
 struct PixelSum {
@@ -39,6 +62,9 @@ struct PixelSum {
   int64_t out_row;
   int64_t lanes;  // of out that exist
   bool adds;
+  // Memory that is read next: a cache line at each step, from where the tile before has left off.
+  mutable const char* ahead;
+  const char* ahead_end;
 };
 
 template <int MR, int NV>
@@ -46,7 +72,12 @@ void sum_tile(const PixelSum& s, int64_t k) {
   Vec acc[MR * NV];
   FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = vzero();
   const float *a = s.a + k, *b = s.b;
+  const char* ahead = s.ahead;
   for (int64_t step = 0; step < s.steps; ++step) {
+    if (ahead < s.ahead_end) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += 64;
+    }
     Vec bv[NV];
     FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
@@ -57,6 +88,7 @@ void sum_tile(const PixelSum& s, int64_t k) {
     a += s.a_step;
     b += s.b_step;
   }
+  s.ahead = ahead;
   const int tail = static_cast<int>(s.lanes - (NV - 1) * kW);
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
     float* out = s.out + (k + i) * s.out_row;
@@ -127,8 +159,8 @@ class Backward {
         panels_(c_),
         dy_pixel_(plane_stride<Element>(vectors_of(k_) * kW)),
         u_pixel_(plane_stride<Element>(kPanel)),
-        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128),
-                most_parts(p)) {}
+        tiling_(p.batch, p.pixels, by_image_, tile_pixels(k_ + 3 * kPanel, 128), most_parts(p)),
+        streams_(streams(p.grad_input, map_bytes(p.batch * p.pixels, c_), c_)) {}
 
   void run(const Threads& threads) const {
     const int64_t parts = tiling_.parts, weight = k_ * c_;
@@ -140,11 +172,14 @@ class Backward {
     float* sums = bias + parts * k_;
     float* gated = sums + parts * 2 * c_;
     std::fill(bias, gated + products, 0.f);
+    const float* packed = p_.grad_input == nullptr
+                              ? nullptr
+                              : packed_matrix(p_.weight, 1, c_, c_, k_, panels_, threads);
     threads.parallel(parts, [&](int64_t part) {
       const Partials partials{memory + part * weight, bias + part * k_, sums + part * 2 * c_};
       const Share share = tiling_.part(part);
       for (int64_t i = share.begin; i < share.end; ++i)
-        tile(i, i == share.begin, partials, gated + i * c_);
+        tile(i, i == share.begin, i + 1 < share.end, packed, partials, gated + i * c_);
     });
     if (p_.grad_weight != nullptr) sum_parts(memory, parts, weight, p_.grad_weight, threads);
     if (p_.grad_bias != nullptr) sum_parts(bias, parts, k_, p_.grad_bias, threads);
@@ -166,9 +201,17 @@ class Backward {
     return between(1, std::min(kFloats / weights, pixels / kPixels), kMostParts);
   }
 
-  void tile(int64_t index, bool begins, const Partials& partials, float* gated) const {
+  void tile(int64_t index, bool begins, bool continues, const float* packed,
+            const Partials& partials, float* gated) const {
     const Tiling::Tile at = tiling_.tile(index);
     const int64_t pixels = at.pixels;
+    // What the next tile reads first comes while this one is multiplied.
+    Region grad{nullptr, 0}, raw = grad;
+    if (continues) {
+      const Tiling::Tile next = tiling_.tile(index + 1);
+      grad = Region::of(p_.gradient.grad, next.begin, next.pixels, k_);
+      raw = Region::of(p_.gradient.raw, next.begin, next.pixels, k_);
+    }
     Element* dy = scratch_elements(Scratch::kGradients, pixels * dy_pixel_);
     gradient_tile(p_.gradient, {k_, at.image, at.begin, pixels, 0, k_}, dy, dy_pixel_);
     if (p_.grad_bias != nullptr) add_pixels(dy, dy_pixel_, pixels, k_, partials.bias);
@@ -189,26 +232,36 @@ class Backward {
 
     for (int64_t panel = 0; panel < panels_.count; ++panel) {
       const int64_t first = panels_.first_vector(panel), vectors = panels_.width(panel);
-      const MapTile part{c_,         at.image,   at.begin,
-                         pixels,     first * kW, std::min(vectors * kW, c_ - first * kW)};
+      const MapTile part{c_,     at.image,   at.begin,
+                         pixels, first * kW, std::min(vectors * kW, c_ - first * kW)};
+      const Share ahead(grad.bytes, panels_.count, panel);
       if (p_.grad_weight != nullptr) {
         normalized_tile(p_.input, part, u, u_pixel_);
         const float* u_steps = pixel_steps(u, u_pixel_, pixels, vectors, u_room);
-        const PixelSum sum{dy_steps, kStep == 1 ? dy_pixel_ : k_vectors * kW,
-                           u_steps,  kStep == 1 ? u_pixel_ : vectors * kW,
-                           steps,    partials.weight + part.first,
-                           c_,       part.count,
-                           !begins};
+        const PixelSum sum{dy_steps,
+                           kStep == 1 ? dy_pixel_ : k_vectors * kW,
+                           u_steps,
+                           kStep == 1 ? u_pixel_ : vectors * kW,
+                           steps,
+                           partials.weight + part.first,
+                           c_,
+                           part.count,
+                           !begins,
+                           grad.data + ahead.begin,
+                           grad.data + ahead.end};
         sum_panel(sum, vectors, k_);
       }
       if (p_.grad_input == nullptr) continue;
       const GemmC out{d, true, d_pixel, kW, nullptr, (first + vectors) * kW, first};
-      gemm({dy, dy_pixel_, k_, 0, k_}, {p_.packed + kPackedHeader, false, {}}, panels_, pixels, out,
+      const WeightRegion next{reinterpret_cast<const float*>(raw.data),
+                              raw.bytes / static_cast<int64_t>(sizeof(float))};
+      gemm({dy, dy_pixel_, k_, 0, k_}, {packed, false, next}, panels_, pixels, out,
            {Activation::kNone, nullptr, 0}, panel, panel + 1);
       const InputGradient finish{p_.input,
                                  p_.residual,
                                  p_.mean,
                                  p_.grad_input,
+                                 streams_,
                                  p_.sums == nullptr ? nullptr : partials.sums,
                                  p_.grad_gate == nullptr ? nullptr : gated};
       finish_gradient(finish, part, d, d_pixel);
@@ -221,6 +274,7 @@ class Backward {
   const Panels panels_;
   const int64_t dy_pixel_, u_pixel_;
   const Tiling tiling_;
+  const bool streams_;
 };
 
 }  // namespace
@@ -232,11 +286,13 @@ void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& 
                       kMostParts);
   const Panels panels(out);
   const bool plain = p.input.is_plain();
+  const bool streaming = streams(p.output, map_bytes(p.batch * p.pixels, out), out);
   const int64_t pixel = plain ? in : plane_stride<Element>(vectors_of(in) * kW);
   float* memory = p.moments == nullptr
                       ? nullptr
                       : scratch_floats(Scratch::kPartials, Moments::room(out, tiling.parts));
   const Moments moments(out, tiling.parts, memory);
+  const float* packed = packed_matrix(p.weight, in, 1, out, in, panels, threads);
   threads.parallel(tiling.parts, [&](int64_t part) {
     const Share share = tiling.part(part);
     for (int64_t i = share.begin; i < share.end; ++i) {
@@ -249,9 +305,19 @@ void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& 
         a = normalized;
       }
       Element* c = elements(p.output) + tile.begin * out;
-      gemm({a, pixel, in, 0, in}, {p.packed + kPackedHeader, i == 0, {}}, panels, tile.pixels,
-           gemm_map(c, out), {Activation::kNone, nullptr, 0}, 0, panels.count);
-      if (memory != nullptr) moments.add(part, i == share.begin, c, out, tile.pixels, 0, out);
+      Region next{nullptr, 0};
+      if (i + 1 < share.end) {
+        const Tiling::Tile following = tiling.tile(i + 1);
+        next = Region::of(p.input.data, following.begin, following.pixels, in);
+      }
+      const WeightRegion ahead{reinterpret_cast<const float*>(next.data),
+                               next.bytes / static_cast<int64_t>(sizeof(float))};
+      // What does not stay in the caches is written to a tile that does, and from there.
+      Element* written = streaming ? scratch_elements(Scratch::kTile, tile.pixels * out) : c;
+      gemm({a, pixel, in, 0, in}, {packed, false, ahead}, panels, tile.pixels,
+           gemm_map(written, out), {Activation::kNone, nullptr, 0}, 0, panels.count);
+      if (memory != nullptr) moments.add(part, i == share.begin, written, out, tile.pixels, 0, out);
+      if (streaming) copy_pixels(written, out, tile.pixels, out, c, out, true);
     }
   });
   if (memory != nullptr)

@@ -73,7 +73,7 @@ struct Gradient {
         affine(check_floats(op, "raw_affine", affine_or_not, {2, image.channels})),
         gate(check_floats(op, "raw_gate", gate_or_not, {image.batch, image.channels})),
         offset(check_floats(op, "offset", offset_or_not, {image.batch, image.channels})),
-        coefficients(check_floats(op, "coefficients", coefficients_or_not, {3, image.channels})),
+        coefficients(check_floats(op, "coefficients", coefficients_or_not, {4, image.channels})),
         params{data(grad),
                data_or_null(raw),
                floats_or_null(affine),
@@ -113,8 +113,8 @@ Tensor wanted_floats(const Tensor& like, bool wanted, bool empty,
 // long on handing them out.
 Tensor new_map(const Tensor& like, std::array<int64_t, 4> sizes) {
   Tensor map = empty_channels_last(like, sizes);
-  const int64_t bytes = sizes[0] * sizes[1] * sizes[2] * sizes[3] *
-                        (like.scalar_type() == ScalarType::Float ? 4 : 2);
+  const int64_t bytes =
+      sizes[0] * sizes[1] * sizes[2] * sizes[3] * (like.scalar_type() == ScalarType::Float ? 4 : 2);
   if (bytes >= static_cast<int64_t>(2 * kHugePage)) prefer_huge_pages(mutable_data(map), bytes);
   return map;
 }
@@ -142,15 +142,11 @@ std::tuple<Tensor, Tensor> train_pointwise_conv2d_cpu(const Tensor& input,
   const bool empty = image.batch == 0;
   Tensor output = new_map(input, {image.batch, k, image.height, image.width});
   Tensor moments = wanted_floats<2>(input, wants_moments, empty, {2, k});
-  const Tensor packed = pack_pointwise(weight, std::nullopt, data_type(input));
-  const TrainPointwiseConv2dParams p{image.batch,
-                                     image.height * image.width,
-                                     image.channels,
-                                     k,
-                                     normalized.params,
-                                     floats(packed),
-                                     mutable_data(output),
-                                     floats_if(wants_moments, moments)};
+  const Tensor matrix = dense_float(weight);
+  const TrainPointwiseConv2dParams p{image.batch,          image.height * image.width,
+                                     image.channels,       k,
+                                     normalized.params,    floats(matrix),
+                                     mutable_data(output), floats_if(wants_moments, moments)};
   if (!empty) image.kernels.train_pointwise_conv2d(p, torch_threads());
   return {output, moments};
 }
@@ -168,9 +164,11 @@ TrainWindow train_window(const char* op, const Sizes& image, const Tensor& weigh
   return w;
 }
 
-std::tuple<Tensor, Tensor> train_depthwise_conv2d_cpu(
-    const Tensor& input, const OptionalTensor& affine, int64_t activation, const Tensor& weight,
-    const Ints& stride, const Ints& padding, const Ints& dilation, bool wants_moments) {
+std::tuple<Tensor, Tensor> train_depthwise_conv2d_cpu(const Tensor& input,
+                                                      const OptionalTensor& affine,
+                                                      int64_t activation, const Tensor& weight,
+                                                      const Ints& stride, const Ints& padding,
+                                                      const Ints& dilation, bool wants_moments) {
   const char* op = "train_depthwise_conv2d";
   const Image image = check_input(op, input);
   const TrainWindow window = train_window(op, image, weight, stride, padding, dilation);
@@ -208,16 +206,17 @@ Gradients train_pointwise_conv2d_backward_cpu(
   const Image& out = gradient.image;
   const bool fits = out.batch == image.batch && out.channels == k && out.height == image.height &&
                     out.width == image.width;
-  FASTCONV_CHECK(fits, op, "grad",
-                 text("have shape [", image.batch, ", ", k, ", ", image.height, ", ", image.width,
-                      "]"),
-                 shape_text(grad));
+  FASTCONV_CHECK(
+      fits, op, "grad",
+      text("have shape [", image.batch, ", ", k, ", ", image.height, ", ", image.width, "]"),
+      shape_text(grad));
   const Normalized normalized(op, input, image, affine, gate, activation);
   const OptionalTensor means = check_mean(op, mean, c);
   const OptionalTensor dense_residual =
       check_map_like(op, "residual", residual, input, sizes_of(image));
   const bool gates = wanted[3] && gate.has_value(), sums = wanted[3] && !gates;
-  FASTCONV_CHECK(!wanted[3] || wanted[0], op, "wanted", "ask for sums with grad_input only", "both");
+  FASTCONV_CHECK(!wanted[3] || wanted[0], op, "wanted", "ask for sums with grad_input only",
+                 "both");
   FASTCONV_CHECK(!sums || (affine.has_value() && means.has_value()), op, "mean",
                  "be given, with affine, for sums", "None");
   const bool empty = image.batch == 0;
@@ -225,18 +224,14 @@ Gradients train_pointwise_conv2d_backward_cpu(
   Tensor grad_weight = wanted_floats<4>(input, wanted[1], empty, {k, c, 1, 1});
   Tensor grad_bias = wanted_floats<1>(input, wanted[2], empty, {k});
   Tensor results = wanted_floats<2>(input, wanted[3], empty, {gates ? image.batch : 2, c});
-  OptionalTensor packed;
-  if (wanted[0])
-    packed = pack_pointwise(
-        torch::stable::contiguous(torch::stable::transpose(dense_float(weight), 0, 1)),
-        std::nullopt, data_type(input));
+  const Tensor matrix = dense_float(weight);
   const TrainPointwiseConv2dBackwardParams p{image.batch,
                                              image.height * image.width,
                                              c,
                                              k,
                                              normalized.params,
                                              gradient.params,
-                                             floats_or_null(packed),
+                                             floats(matrix),
                                              floats_or_null(means),
                                              data_or_null(dense_residual),
                                              wanted[0] ? mutable_data(grad_input) : nullptr,
@@ -274,13 +269,14 @@ Gradients train_depthwise_conv2d_backward_cpu(
   const OptionalTensor means = check_mean(op, mean, c);
   const OptionalTensor dense_residual =
       check_map_like(op, "residual", residual, input, sizes_of(image));
-  FASTCONV_CHECK(!wanted[3] || wanted[0], op, "wanted", "ask for sums with grad_input only", "both");
+  FASTCONV_CHECK(!wanted[3] || wanted[0], op, "wanted", "ask for sums with grad_input only",
+                 "both");
   FASTCONV_CHECK(!wanted[3] || (affine.has_value() && means.has_value()), op, "mean",
                  "be given, with affine, for sums", "None");
   const bool empty = image.batch == 0;
   Tensor grad_input = wanted[0] ? new_map(input, sizes_of(image)) : nothing(input);
-  Tensor grad_weight = wanted_floats<4>(input, wanted[1], empty,
-                                        {c, 1, window.kernel_height, window.kernel_width});
+  Tensor grad_weight =
+      wanted_floats<4>(input, wanted[1], empty, {c, 1, window.kernel_height, window.kernel_width});
   Tensor grad_bias = wanted_floats<1>(input, wanted[2], empty, {c});
   Tensor sums = wanted_floats<2>(input, wanted[3], empty, {2, c});
   OptionalTensor packed;
@@ -356,8 +352,8 @@ Tensor train_moments_cpu(const Tensor& input) {
 Tensor train_gradient_cpu(const Tensor& grad, const Tensor& raw, const OptionalTensor& raw_affine,
                           const OptionalTensor& raw_gate, const OptionalTensor& offset,
                           int64_t raw_activation, const OptionalTensor& coefficients) {
-  const Gradient gradient("train_gradient", grad, raw, raw_affine, raw_gate, offset,
-                          raw_activation, coefficients);
+  const Gradient gradient("train_gradient", grad, raw, raw_affine, raw_gate, offset, raw_activation,
+                          coefficients);
   Tensor output = new_map(grad, sizes_of(gradient.image));
   TrainMapParams p = map_params(gradient.image);
   p.gradient = gradient.params;

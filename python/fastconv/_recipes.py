@@ -21,10 +21,19 @@ from ._sequence import (
     is_worth_joining,
     sequence_items,
 )
-from .activation import CODES, activate, of_module
+from .activation import CODES, activate, module_of, of_module
 from .nn._fused import Native
 from .nn._parts import Stage, is_supported, native_convolution
-from .nn._unit import Unit, excite_parts, is_identity, leaves, units
+from .nn._unit import (
+    TrainRow,
+    Unit,
+    excite_parts,
+    is_identity,
+    leaves,
+    row_of_units,
+    train_row,
+    units,
+)
 from .nn._units import native_units, read_unit
 from .ops.pointwise_conv2d import OPS as POINTWISE
 
@@ -40,6 +49,7 @@ class Recipe(NamedTuple):
         channels: of the input
         build: the native form, of whether to pack
         certain: whether the structure leaves no doubt
+        row: the same in training, if it is one; what drops whole images is not yet in it
     """
 
     name: str
@@ -47,6 +57,7 @@ class Recipe(NamedTuple):
     channels: int
     build: Callable[[bool], Native | None]
     certain: bool = False
+    row: TrainRow | None = None
 
 
 def recipes(module: nn.Module) -> Iterator[Recipe]:
@@ -57,7 +68,7 @@ def recipes(module: nn.Module) -> Iterator[Recipe]:
     elif is_sequential(module):
         recipe = sequence_recipe(children(module))
         if recipe is not None:
-            yield recipe
+            yield recipe._replace(row=train_row(module.children()))
     else:
         yield from _residual_branch(module)
         yield from _block(module)
@@ -83,7 +94,11 @@ def _units_recipe(
     row: Sequence[Unit], residual: bool = False, end: str = "none", certain: bool = False
 ) -> Recipe:
     build = partial(native_units, tuple(row), residual, end=end)
-    return Recipe(_name(row), tuple(row), _channels(row), build, certain)
+    ends = list(row)
+    if end != "none":
+        ends[-1] = row[-1]._replace(activation=module_of(end))
+    train = row_of_units(ends, residual)
+    return Recipe(_name(row), tuple(row), _channels(row), build, certain, train)
 
 
 def _name(row: Sequence[Unit]) -> str:

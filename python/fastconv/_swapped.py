@@ -22,9 +22,10 @@ from ._order import Watched, call_order, fingerprint, noting
 from ._recipes import Recipe, recipes, sequence_recipe
 from ._sequence import Part, Pool
 from .activation import of_module
-from .nn._fused import FusedModule, Native, Run, flags, original_class
+from .nn._fused import FusedModule, Native, Run, flags, only_drops, original_class
 from .nn._parts import is_convolution, is_norm, pads_like_tensorflow
-from .nn._unit import is_identity
+from .nn._train import run_row, train_limit
+from .nn._unit import TrainRow, is_identity
 
 _FORMS = "_fastconv_forms"
 _METHODS = ("forward", "forward_features")  # the second in timm's networks
@@ -41,11 +42,13 @@ class Form(NamedTuple):
         order: the names of the children that the method calls one after the other, "" for a global
             pooling; None where a recipe of the structure was found
         structure: what the choice was made for; None where the structure leaves no doubt
+        trains: whether the method computes the recipe's row in train mode
     """
 
     place: int
     order: tuple[str, ...] | None
     structure: tuple[Any, ...] | None
+    trains: bool = False
 
 
 class Swapped(FusedModule):
@@ -85,6 +88,14 @@ class Swapped(FusedModule):
 
     def _runs_natively_as_it_is(self) -> bool:
         return "forward" in self.__dict__.get(_FORMS, {})
+
+    def _train_row(self) -> TrainRow | None:
+        form: Form | None = self.__dict__.get(_FORMS, {}).get("forward")
+        recipe = None if form is None or not form.trains else self.recipe()
+        if recipe is None or recipe.row is None:
+            return None
+        dropping = [m for m in self.modules() if only_drops(m)]
+        return recipe.row._replace(drop=dropping[0] if len(dropping) == 1 else None)
 
     def _layers(self) -> list[nn.Module]:
         return [m for m in self.modules() if m is not self and isinstance(m, FusedModule)]
@@ -152,9 +163,10 @@ def find_forms(module: nn.Module) -> dict[str, Form]:
     found: dict[str, Form] = {}
     for index, recipe in enumerate(recipes(module)):
         if recipe.certain:
-            return {"forward": Form(index, None, None)}
+            return {"forward": Form(index, None, None, True)}
         if _agrees(module, index, recipe.channels):
-            return {"forward": Form(index, None, _structure(module))}
+            trains = recipe.row is not None and _agrees(module, index, recipe.channels, True)
+            return {"forward": Form(index, None, _structure(module), trains)}
     for method in _METHODS:
         if callable(getattr(module, method, None)) and len(module._modules) > 1:
             order = call_order(module, getattr(original_class(module), method))
@@ -205,16 +217,18 @@ def _keeping_format(run: Run, input: Tensor) -> Tensor:
     return output
 
 
-def _agrees(module: nn.Module, index: int, channels: int) -> bool:
-    """Whether a recipe computes what the module's own forward does, with any weights."""
+def _agrees(module: nn.Module, index: int, channels: int, trains: bool = False) -> bool:
+    """Whether a recipe, or its row in train mode, computes what the module's own forward does, with
+    any weights."""
     if any(_has_containers(part) for part in module.modules()):
         return False
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             probe = _randomized_copy(module)
-            native = list(recipes(probe))[index].build(False)
-            if native is None:
+            recipe = list(recipes(probe))[index]
+            run = _training(probe, recipe.row) if trains else _inferring(recipe)
+            if run is None:
                 return False
             forward = original_class(probe).forward
             inputs = list(_probes(channels))
@@ -227,11 +241,26 @@ def _agrees(module: nn.Module, index: int, channels: int) -> bool:
             if all(output is None for output in expected) or fingerprint(probe) != before:
                 return False
             return all(
-                _same(output, _outcome(native.run(), input, True))
+                _same(output, _outcome(run, input, True))
                 for output, input in zip(expected, inputs, strict=True)
             )
     except Exception:  # a copy that cannot be made, whatever its class raises
         return False
+
+
+def _inferring(recipe: Recipe) -> Run | None:
+    native = recipe.build(False)
+    return None if native is None else native.run()
+
+
+def _training(probe: nn.Module, row: TrainRow | None) -> Run | None:
+    """Puts a probe in train mode, but for what drops; a norm then takes its statistics from the
+    batch, and the running ones do not matter."""
+    for part in probe.modules():
+        part.training = not only_drops(part)
+    if row is None or train_limit(probe, row, torch.float32) is not None:
+        return None
+    return functools.partial(run_row, row)
 
 
 def _has_containers(module: nn.Module) -> bool:

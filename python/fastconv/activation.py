@@ -39,6 +39,11 @@ _MODULES: dict[type[nn.Module], str] = {
 }
 
 
+def module_of(activation: str) -> nn.Module:
+    """A module of torch.nn that computes an activation."""
+    return next(kind for kind, name in _MODULES.items() if name == activation)()
+
+
 # The same in timm, where it has classes of its own.
 _TIMM_MODULES = {
     "Swish": "silu",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import _commands, classify
+from .finetune import command
 from .info import info
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _COMMANDS = (
     _commands.add_summary,
     _commands.add_report,
     _commands.add_bench,
+    command.add_parser,
 )
 
 

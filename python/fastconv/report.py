@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -17,9 +17,21 @@ from ._table import print_table
 from .gpu.weights import choices_for
 from .nn._fused import FusedModule, _is_hooked, has_global_hooks
 from .nn._parts import are_native, is_convolution, is_supported
+from .nn._train import train_limit
+from .nn._unit import TrainRow
 from .summary import summary
 
-_HEADER = ("<convolution", "<shape", ">M MACs", "<runs as", "<in", ">error", "<why not")
+_HEADER = (
+    "<convolution",
+    "<shape",
+    ">M MACs",
+    "<runs as",
+    "<in",
+    ">error",
+    "<why not",
+    "<trains in",
+    "<why not",
+)
 _CHOSEN = "<chosen on the GPU"  # one more column, where there is something in it
 
 
@@ -38,6 +50,9 @@ class Row:
         reason: why it runs as PyTorch's convolution
         chosen: on a GPU, after a call: which kernels run the ops that begin with this convolution,
             and why, such as "pointwise_conv2d: triton ..., measured: ..."
+        trains_in: the name of the module that runs it natively in train mode, "" for PyTorch; "."
+            for the model itself
+        train_reason: why it is PyTorch's in train mode
     """
 
     name: str
@@ -48,6 +63,8 @@ class Row:
     error: float | None
     reason: str
     chosen: tuple[str, ...] = ()
+    trains_in: str = ""
+    train_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,8 @@ def _cells(row: Row) -> list[str]:
         row.owner,
         "" if row.error is None else f"{row.error:.0e}",
         row.reason,
+        row.trains_in,
+        row.train_reason,
     ]
 
 
@@ -160,12 +179,18 @@ def report(model: nn.Module, input_size: Sequence[int] | None = None) -> Report:
     size = _default_size(model) if input_size is None else tuple(input_size)
     macs = _macs(model, size)
     with evaluating(model):
-        owners = _owners(model)
+        owners, trainers = _owners(model), _trainers(model)
         rows = [
             _row(name, module, owners.get(id(module)), None if macs is None else macs.get(name, 0))
             for name, module in model.named_modules()
             if isinstance(module, _ConvNd)
         ]
+    modules = dict(model.named_modules())
+    rows = [
+        replace(row, trains_in=name, train_reason=reason)
+        for row in rows
+        for name, reason in (trainers.get(id(modules[row.name]), ("", _NO_ROW)),)
+    ]
     return Report(type(model).__name__, size, tuple(rows), _note(model, rows))
 
 
@@ -246,6 +271,35 @@ def _why_not_now(module: FusedModule, method: str) -> str:
     return ""
 
 
+_NO_ROW = "in no row of layers with norms that swap has read: swap again after changes"
+
+
+def _trainers(model: nn.Module) -> dict[int, tuple[str, str]]:
+    """By the convolution's id: the name of the module that trains it, or why none does."""
+    found: dict[int, tuple[str, str]] = {}
+    for name, module in model.named_modules():
+        row = module._train_row() if isinstance(module, FusedModule) else None
+        if row is None or not isinstance(module, FusedModule):
+            continue
+        reason = _why_not_trained(module, row)
+        for convolution in [c for unit in row.units for c in unit.convolutions]:
+            known = found.get(id(convolution))
+            if known is None or (known[1] and not reason):
+                found[id(convolution)] = ("" if reason else name or ".", reason)
+    return found
+
+
+def _why_not_trained(module: FusedModule, row: TrainRow) -> str:
+    if backends.NATIVE_MISSING is not None:
+        return backends.NATIVE_MISSING
+    if "reference" in (backends.active_backend(), module._backend):
+        return "the reference backend was asked for"
+    if _is_hooked(module) or "forward" in module.__dict__:
+        return f"a hook inside: the {type(module).__name__} runs its own forward"
+    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
+    return train_limit(module, row, dtype, in_train_mode=True) or ""
+
+
 def _row(name: str, module: _ConvNd, owner: _Owner | None, macs: int | None) -> Row:
     if owner is None:
         return Row(name, _shape(module), macs, "", "", None, _why_never(module))
@@ -290,7 +344,7 @@ def _note(model: nn.Module, rows: Sequence[Row]) -> str:
     elif not any(row.runs_as for row in rows):
         notes.append("Nothing of it runs on fastconv: it is as fast as it was.")
     if any(module.training for module in model.modules()):
-        notes.append("It is in train mode, where it runs as PyTorch; call eval().")
+        notes.append("It is in train mode; the columns before the last two are for eval().")
     if any(p.requires_grad for p in model.parameters()):
-        notes.append("Native runs need torch.no_grad() or torch.inference_mode().")
+        notes.append("These also need torch.no_grad() or torch.inference_mode().")
     return " ".join(notes)

@@ -10,6 +10,7 @@ void test_isa();
 void test_convolutions(Draw& draw);
 void test_blocks(Draw& draw);
 void test_sequential(Draw& draw);
+void test_train(Draw& draw);
 
 constexpr int64_t kChannels[] = {1, 3, 7, 8, 9, 16, 17, 24, 33};
 constexpr int64_t kKernels[][2] = {{1, 1}, {2, 2}, {3, 3}, {5, 5}, {7, 7},

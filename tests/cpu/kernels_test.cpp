@@ -9,6 +9,7 @@ int main(int count, char** arguments) {
   fastconv::test::test_convolutions(draw);
   fastconv::test::test_blocks(draw);
   fastconv::test::test_sequential(draw);
+  fastconv::test::test_train(draw);
   bool complete = true;
   for (int i = 1; i < count; ++i) {
     if (fastconv::test::score().has_passed("pointwise_conv2d", arguments[i])) continue;

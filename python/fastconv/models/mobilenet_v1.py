@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..nn import Conv2d, Linear
 from ..nn._chain import composed, native_chain
 from ..nn._fused import FusedModule, Native
-from ..nn._unit import TrainRow, train_row
 from ..nn._parts import are_native, native_convolution, native_pooled, read_stage
+from ..nn._unit import TrainRow, train_row
 from ..nn.depthwise_separable_conv2d import native_separable
 from ._common import check_in_chans, initialize, round_channels, uniform_linear
 from ._weights import Weights, load_weights
@@ -69,9 +69,7 @@ class MobileNetV1Block(FusedModule):
         return F.adaptive_avg_pool2d(self(input), (1, 1)).flatten(1)
 
     def _train_row(self) -> TrainRow | None:
-        return train_row(
-            [self.conv_dw, self.bn1, self.act, self.conv_pw, self.bn2, self.act]
-        )
+        return train_row([self.conv_dw, self.bn1, self.act, self.conv_pw, self.bn2, self.act])
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         depthwise = read_stage(self.conv_dw, self.bn1, self.act)

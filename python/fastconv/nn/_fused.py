@@ -117,16 +117,16 @@ class FusedModule(nn.Module):
     def _train_run(self, input: Tensor) -> Run | None:
         """What to run where gradients are wanted or norms take statistics; None for the plain
         forward."""
-        if type(self).forward is not FusedModule.forward and not self._runs_natively_as_it_is():
+        if not self._runs_natively_as_it_is() or torch.compiler.is_exporting():
             return None
-        if backend.NATIVE_MISSING is not None or not isinstance(input, Tensor) or not input.is_cpu:
+        if type(input) not in (Tensor, nn.Parameter) or not input.is_cpu:
             return None
         row = self._train_row()
         if row is None or _is_hooked(self):
             return None
         from . import _train  # which is made of modules, as this is
 
-        limit = self._limit(input) or _train.train_limit(self, row, input)
+        limit = self._limit(input) or _train.train_limit(self, row, input.dtype)
         if not backend.choose(type(self).__name__, limit, self._backend, input.device):
             return None
         return partial(_train.run_row, row)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import _precision
 from ..activation import CODES, GATES, of_module
+from ..ops._train_chain import TrainStage, run_chain
 from ..reference import resolve_padding
 from ._fused import original_class
 from ._parts import (
@@ -19,7 +20,6 @@ from ._parts import (
     padding_of,
     two,
 )
-from ._train_chain import TrainStage, run_chain
 from ._unit import TrainRow, drops
 
 
@@ -45,18 +45,23 @@ def _parts(row: TrainRow) -> list[_Part] | None:
     return found if found and found[-1].excite is None else None
 
 
-def train_limit(module: nn.Module, row: TrainRow, input: Tensor) -> str | None:
-    """Why the kernels cannot train a module, which is this row, on such an input; None if they
-    can."""
+def train_limit(
+    module: nn.Module, row: TrainRow, dtype: torch.dtype, in_train_mode: bool = False
+) -> str | None:
+    """Why the kernels cannot train a module, which is this row, on maps of a dtype; None if they
+    can.
+
+    Args:
+        in_train_mode: asks for what would be in train mode, whatever the mode is
+    """
     casts = _precision.autocast_dtype("cpu") is not None
-    dtype = input.dtype
     if any(drops(m) for m in module.modules() if m is not row.drop):
         return "a dropout is at work inside"
     parts = _parts(row)
     if parts is None:
         return "a squeeze-and-excitation stands alone"
     for unit in parts:
-        limit = _convolution_limit(unit.convolution) or _norm_limit(unit.norm)
+        limit = _convolution_limit(unit.convolution) or _norm_limit(unit.norm, in_train_mode)
         if limit is not None:
             return limit
         activations = [unit.activation, norm_activation(unit.norm)]
@@ -104,13 +109,13 @@ def uses_batch(norm: nn.Module) -> bool:
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
-def _norm_limit(norm: nn.Module | None) -> str | None:
+def _norm_limit(norm: nn.Module | None, in_train_mode: bool) -> str | None:
     if norm is None or type(norm) is nn.Identity:
         return None
     if not is_norm(norm):
         return f"the norm is a {_name(norm)}"
-    if isinstance(norm, nn.SyncBatchNorm) and uses_batch(norm):
-        return "the norm is a SyncBatchNorm"
+    if isinstance(norm, nn.SyncBatchNorm) and (in_train_mode or uses_batch(norm)):
+        return "a SyncBatchNorm takes its statistics from all processes"
     own = {**norm._parameters, **norm._buffers}
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor: Any = getattr(norm, name)
@@ -250,5 +255,8 @@ def _update(
         return
     if bias is not None:
         mean = mean + bias.to(mean.dtype)
-    for running, value in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
+    for running, value in (
+        (norm.running_mean, mean),
+        (norm.running_var, variance * (count / (count - 1))),
+    ):
         running.mul_(1 - factor).add_(factor * value.to(running.dtype))

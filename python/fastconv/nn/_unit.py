@@ -56,12 +56,20 @@ def train_row(
         if found is None:
             return None
         inside += found
-    row = units(inside)
-    return None if not row else TrainRow(tuple(row), residual, drop)
+    return row_of_units(units(inside), residual, drop)
+
+
+def row_of_units(
+    row: Sequence[Unit] | None, residual: bool = False, drop: nn.Module | None = None
+) -> TrainRow | None:
+    """The row of these units; None for a convolution alone, which is PyTorch's in training."""
+    if not row or (len(row) == 1 and row[0].norm is None):
+        return None
+    return TrainRow(tuple(row), residual, drop)
 
 
 def _flat(module: nn.Module) -> list[nn.Module] | None:
-    """What runs inside of Sequentials; None where something else is in them."""
+    """The leaves of rows of modules; None where something else is in them."""
     from .squeeze_excite import SqueezeExcite  # which is itself made of units
 
     known = is_convolution(module) or is_norm(module) or of_module(module) is not None

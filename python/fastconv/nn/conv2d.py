@@ -32,9 +32,6 @@ class Conv2d(FusedModule, nn.Conv2d):
     def _plain_forward(self, input: Tensor) -> Tensor:
         return nn.Conv2d.forward(self, input)
 
-    def _train_row(self) -> TrainRow | None:
-        return train_row([self])
-
     def _fuse(self, kind: str, pack: bool) -> Native | None:
         return native_convolution(read_stage(self), pack)
 

@@ -12,6 +12,7 @@ from .. import _precision, backend
 from ..activation import CODES, NAMES
 from ..folding import packed
 from ..reference import Padding, Size2, resolve_padding
+from ._derivatives import needs_output
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _MAPS = frozenset(("input", "residual", "input_scale"))  # the arguments that are no weights
@@ -295,6 +296,13 @@ def _converted(
     return tuple(converted(name, value) for name, value in zip(names, args, strict=False))
 
 
+def _like(gradient: Any, source: Any) -> Any:
+    """A gradient with the dtype of what it belongs to; lists likewise."""
+    if isinstance(gradient, list):
+        return [_like(one, other) for one, other in zip(gradient, source, strict=True)]
+    return gradient.to(source.dtype) if isinstance(gradient, Tensor) else None
+
+
 class Ops(NamedTuple):
     """The native op with derivatives, and its twin without; None where the library is missing."""
 
@@ -308,12 +316,18 @@ def register(
     output_shape: Callable[..., tuple[Any, ...]],
     reference: Callable[..., Tensor],
     flops: Callable[..., int],
+    gradients: Callable[..., list[Any]] | None = None,
+    activation: str | None = None,
 ) -> Ops:
     """Gives the native ops `name` and `name`_infer what the C++ library cannot.
 
-    All three functions take the arguments of the op's schema without `packed`: output_shape, which
-    checks them too, by position, flops by position with shapes in the place of tensors, and
-    reference by name.
+    All functions take the arguments of the op's schema without `packed`: output_shape, which checks
+    them too, by position, flops by position with shapes in the place of tensors, reference by name,
+    and gradients, one of _derivatives.py, as one tuple.
+
+    Args:
+        gradients: how the kernels differentiate the op; None for PyTorch, of the reference
+        activation: the argument with the code of the activation that is last
     """
     if backend.NATIVE_MISSING is not None:
         return Ops(None, None)
@@ -338,18 +352,45 @@ def register(
         args = args + tuple(kwargs[name] for name in arguments[len(args) :] if name in kwargs)
         return flops(*args[:count])
 
+    place = arguments.index(activation) if activation is not None else 0
+
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         leaves, ctx.structure = pytree.tree_flatten(inputs[:count])
         ctx.constants = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         ctx.positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        ctx.save_for_backward(*[leaves[i] for i in ctx.positions])
+        keeps = activation is not None and needs_output(inputs[place])
+        ctx.save_for_backward(output if keeps else None, *[leaves[i] for i in ctx.positions])
 
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+        output, *tensors = ctx.saved_tensors
+        if gradients is not None and grad_output.is_cpu and not torch.is_grad_enabled():
+            return by_kernels(ctx, gradients, output, tensors, grad_output)
+        return by_reference(ctx, tensors, grad_output)
+
+    def by_kernels(
+        ctx: Any,
+        gradients: Callable[..., list[Any]],
+        output: Tensor | None,
+        tensors: list[Tensor],
+        grad_output: Tensor,
+    ) -> tuple[Any, ...]:
+        leaves = list(ctx.constants)
+        wanted: list[Any] = [False] * len(leaves)
+        for position, saved in zip(ctx.positions, tensors, strict=True):
+            leaves[position], wanted[position] = saved, saved.requires_grad
+        args = tuple(pytree.tree_unflatten(leaves, ctx.structure))
+        wishes = pytree.tree_unflatten(wanted, ctx.structure)
+        with torch.autocast("cpu", enabled=False):
+            found = gradients(args, output, grad_output, wishes)
+        typed = [_like(gradient, source) for gradient, source in zip(found, args, strict=True)]
+        return (*typed, *(None,) * (len(ctx.needs_input_grad) - count))
+
+    def by_reference(ctx: Any, tensors: list[Tensor], grad_output: Tensor) -> tuple[Any, ...]:
         # Recomputes the reference and lets PyTorch differentiate it, also twice. The aliases keep
         # one tensor in two places (input and residual) apart.
         leaves, wanted = list(ctx.constants), []
         with torch.enable_grad():
-            for position, saved in zip(ctx.positions, ctx.saved_tensors, strict=True):
+            for position, saved in zip(ctx.positions, tensors, strict=True):
                 leaves[position] = saved.view_as(saved)
                 if saved.requires_grad:
                     wanted.append(position)

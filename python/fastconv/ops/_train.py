@@ -3,7 +3,7 @@
 They have no derivative of their own: they are what one is made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -119,7 +119,7 @@ def _depthwise_backward_flops(*args: Any, **_: Any) -> int:
     return int(2 * n * c * h * w * weight[2] * weight[3] * (wanted[0] + wanted[1]))
 
 
-_FAKES = {
+_FAKES: dict[str, Callable[..., Any]] = {
     "train_pointwise_conv2d": _pointwise,
     "train_depthwise_conv2d": _depthwise,
     "train_pointwise_conv2d_backward": _pointwise_backward,
@@ -130,7 +130,7 @@ _FAKES = {
     "train_gradient": _like,
     "train_gradient_sums": _per_channel,
 }
-_FLOPS = {
+_FLOPS: dict[str, Callable[..., int]] = {
     "train_pointwise_conv2d": _pointwise_flops,
     "train_depthwise_conv2d": _depthwise_flops,
     "train_pointwise_conv2d_backward": _pointwise_backward_flops,

@@ -9,6 +9,7 @@ from .. import backend, reference
 from ..folding import pack_pointwise
 from ..reference import Padding, Size2
 from . import _common as common
+from . import _derivatives
 
 _NAME = "conv2d_bias_act"
 _TENSORS = ("input", "weight", "bias")
@@ -115,5 +116,10 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, *_: An
 
 
 OPS = common.register(
-    _NAME, output_shape=_output_shape, reference=reference.conv2d_bias_act, flops=_flops
+    _NAME,
+    output_shape=_output_shape,
+    reference=reference.conv2d_bias_act,
+    flops=_flops,
+    gradients=_derivatives.conv2d_bias_act,
+    activation="activation",
 )

@@ -9,6 +9,7 @@ from .. import backend, reference
 from ..folding import pack_depthwise
 from ..reference import Padding, Size2
 from . import _common as common
+from . import _derivatives
 
 _NAME = "depthwise_conv2d"
 _TENSORS = ("input", "weight", "bias")
@@ -96,5 +97,10 @@ def _flops(
 
 
 OPS = common.register(
-    _NAME, output_shape=_output_shape, reference=reference.depthwise_conv2d, flops=_flops
+    _NAME,
+    output_shape=_output_shape,
+    reference=reference.depthwise_conv2d,
+    flops=_flops,
+    gradients=_derivatives.depthwise_conv2d,
+    activation="activation",
 )

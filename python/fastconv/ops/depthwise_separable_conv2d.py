@@ -9,6 +9,7 @@ from .. import backend, reference
 from ..folding import pack_separable
 from ..reference import Padding, Size2
 from . import _common as common
+from . import _derivatives
 
 _NAME = "depthwise_separable_conv2d"
 _TENSORS = (
@@ -145,4 +146,6 @@ OPS = common.register(
     output_shape=_output_shape,
     reference=reference.depthwise_separable_conv2d,
     flops=_flops,
+    gradients=_derivatives.depthwise_separable_conv2d,
+    activation="activation",
 )

@@ -10,6 +10,7 @@ from ..activation import CODES, GATES
 from ..folding import pack_inverted_residual
 from ..reference import Padding, Size2
 from . import _common as common
+from . import _derivatives
 from .squeeze_excite import check_weights
 
 _NAME = "inverted_residual"
@@ -213,4 +214,10 @@ def _flops(*args: Any) -> int:
 
 
 _NO_CODES = (CODES["none"], CODES["sigmoid"])
-OPS = common.register(_NAME, output_shape=_output_shape, reference=_reference, flops=_flops)
+OPS = common.register(
+    _NAME,
+    output_shape=_output_shape,
+    reference=_reference,
+    flops=_flops,
+    gradients=_derivatives.inverted_residual,
+)

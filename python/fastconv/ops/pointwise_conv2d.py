@@ -9,6 +9,7 @@ from .. import backend, reference
 from ..folding import pack_pointwise
 from ..reference import Size2
 from . import _common as common
+from . import _derivatives
 
 _NAME = "pointwise_conv2d"
 _TENSORS = ("input", "weight", "bias", "residual", "input_scale")
@@ -101,5 +102,10 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, *_: Any) -> int:
 
 
 OPS = common.register(
-    _NAME, output_shape=_output_shape, reference=reference.pointwise_conv2d, flops=_flops
+    _NAME,
+    output_shape=_output_shape,
+    reference=reference.pointwise_conv2d,
+    flops=_flops,
+    gradients=_derivatives.pointwise_conv2d,
+    activation="activation",
 )

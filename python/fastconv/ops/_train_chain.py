@@ -7,7 +7,7 @@ less than writing another one: this takes about half the traffic and half the me
 For a BatchNorm with statistics of the batch, of M values a channel, mean m and r = 1 / sqrt(var +
 eps), y = gamma r (x - m) + beta. With G the gradient of y, and sums over the M values:
 grad_beta = sum G; grad_gamma = r sum G (x - m); grad_x = gamma r (G - sum G / M - (x - m) r^2 sum G
-(x - m) / M) (https://arxiv.org/abs/1502.03167): of the form a G + b x + c, which the next
+(x - m) / M) (https://arxiv.org/abs/1502.03167): of the form a G + b (x - m) + c, which the next
 convolution backward computes as it reads G and x.
 """
 
@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..activation import CODES, NAMES, activate
-from ..ops._train import FASTCONV
+from ._train import FASTCONV
 
 _NONE = CODES["none"]
 
@@ -55,7 +54,7 @@ class _Kept(NamedTuple):
     """What the backward pass needs of a stage."""
 
     weight: Tensor
-    raw: Tensor
+    raw: Tensor | None
     affine: Tensor  # (2, C)
     mean: Tensor  # (C,): 0 for a fixed scale
     rstd: Tensor | None
@@ -78,8 +77,9 @@ def run_chain(
         input: (N, C, H, W)
         drop: (N, K) or None: factors of the last stage's output
         tensors: for each stage its weight; gamma, beta and the convolution's bias, which changes
-            nothing but the mean, or the (2, K) scale and shift and twice None; and of its squeeze-and-excitation two weights (S, K, 1, 1), (K, S, 1, 1) and biases:
-            reduce, bias, expand, bias
+            nothing but the mean, or the (2, K) scale and shift and twice None; and of its
+            squeeze-and-excitation two weights (S, K, 1, 1), (K, S, 1, 1) and biases: reduce, bias,
+            expand, bias
 
     Returns:
         the output, and mean and biased variance, one after the other, for each stage with
@@ -100,25 +100,32 @@ class _Chain(torch.autograd.Function):
         *tensors: Tensor | None,
     ) -> Any:
         with torch.autocast(input.device.type, enabled=False):
-            output, kept, moments = _forward(stages, residual, input, drop, tensors)
+            kept, moments = convolve(stages, input, tensors)
+            last, shortcut = kept[-1], input if residual else None
+            assert last.raw is not None
+            output = FASTCONV.train_normalize(
+                last.raw, last.affine, drop, stages[-1].activation, shortcut
+            )
         ctx.stages, ctx.residual = stages, residual
         ctx.excite_counts = [len(k.excite) for k in kept]
         flat = [t for k in kept for t in (*k[:6], *k.excite)]
-        ctx.save_for_backward(input, drop, *flat)
+        ctx.save_for_backward(input, drop, *tensors, *flat)
         ctx.dtypes = [None if t is None else t.dtype for t in tensors]
         ctx.mark_non_differentiable(*moments)
         return (output, *moments)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, *_: Any) -> Any:
         input, drop, *flat = ctx.saved_tensors
+        tensors, flat = flat[: len(ctx.dtypes)], flat[len(ctx.dtypes) :]
+        if torch.is_grad_enabled():  # somebody wants to differentiate again
+            return _twice_differentiable(ctx, input, drop, tensors, grad_output)
         kept: list[_Kept] = []
         for count in ctx.excite_counts:
             fields, flat = flat[: 6 + count], flat[6 + count :]
-            kept.append(_Kept(*fields[:6], tuple(fields[6:])))
+            kept.append(_Kept._make((*fields[:6], tuple(fields[6:]))))
         with torch.autocast(grad_output.device.type, enabled=False):
-            grad_input, grads = _backward(
+            grad_input, grads = differentiate(
                 ctx.stages,
                 ctx.residual,
                 input,
@@ -134,13 +141,73 @@ class _Chain(torch.autograd.Function):
         return None, None, grad_input, None, *typed
 
 
-def _forward(
+def _twice_differentiable(
+    ctx: Any, input: Tensor, drop: Tensor | None, tensors: list[Tensor | None], grad_output: Tensor
+) -> Any:
+    """The gradients by PyTorch, of the same in its own functions."""
+    sources = [input, *tensors]
+    wanted = [ctx.needs_input_grad[2], *ctx.needs_input_grad[4:]]
+    with torch.autocast(input.device.type, enabled=False), torch.enable_grad():
+        own = [None if t is None else t.view_as(t) for t in sources]
+        output = reference(ctx.stages, ctx.residual, own[0], drop, own[1:])  # type: ignore[arg-type]
+        asked = [t for t, wish in zip(own, wanted, strict=True) if wish and t is not None]
+        # A bias before a live BatchNorm changes nothing.
+        found = iter(
+            torch.autograd.grad(
+                output, asked, grad_output, create_graph=True, materialize_grads=True
+            )
+        )
+    grads = [next(found) if wish else None for wish in wanted]
+    return None, None, grads[0], None, *grads[1:]
+
+
+def reference(
     stages: tuple[TrainStage, ...],
     residual: bool,
     input: Tensor,
     drop: Tensor | None,
     tensors: Sequence[Tensor | None],
-) -> tuple[Tensor, list[_Kept], list[Tensor]]:
+) -> Tensor:
+    """The output of :func:`run_chain`, in plain PyTorch."""
+    position, map_ = 0, input
+    for stage in stages:
+        weight, scale, shift, bias, *excite = tensors[position : position + stage.tensors]
+        position += stage.tensors
+        assert weight is not None
+        top, bottom, left, right = stage.padding
+        groups = weight.shape[0] if stage.kind == "depthwise" else 1
+        padded = F.pad(map_, (left, right, top, bottom))
+        window: tuple[Any, ...] = (stage.stride, 0, stage.dilation, groups)
+        bias = None if bias is None else bias.to(map_.dtype)
+        map_ = F.conv2d(padded, weight.to(map_.dtype), bias, *window)
+        if stage.eps is not None:
+            gamma, beta = (None if t is None else t.float() for t in (scale, shift))
+            map_ = F.batch_norm(map_, None, None, gamma, beta, True, 0.0, stage.eps)
+        else:
+            assert scale is not None
+            factor, offset = scale.to(map_.dtype)[:, :, None, None]
+            map_ = map_ * factor + offset
+        map_ = activate(map_, stage.activation)
+        if stage.excite is not None:
+            gate = _excite(stage.excite, map_.mean((2, 3), dtype=torch.float32), excite)[4]
+            map_ = map_ * gate.to(map_.dtype)[:, :, None, None]
+    if drop is not None:
+        map_ = map_ * drop.to(map_.dtype)[:, :, None, None]
+    return map_ + input if residual else map_
+
+
+def convolve(
+    stages: tuple[TrainStage, ...],
+    input: Tensor,
+    tensors: Sequence[Tensor | None],
+    skips_last: bool = False,
+) -> tuple[list[_Kept], list[Tensor]]:
+    """The maps that the stages write, with what belongs to them, and the moments of
+    :func:`run_chain`.
+
+    Args:
+        skips_last: leaves the last one out, which is then the result itself: no activation, scale 1
+    """
     kept: list[_Kept] = []
     moments: list[Tensor] = []
     position = 0
@@ -151,9 +218,12 @@ def _forward(
         weight, scale, shift = own[0], own[1], own[2]
         assert weight is not None
         live = stage.eps is not None
-        raw, moment = _convolution(stage, map_, affine, gate, activation, weight, live)
+        raw = moment = None
+        if not (skips_last and len(kept) == len(stages) - 1):
+            raw, moment = _convolution(stage, map_, affine, gate, activation, weight, live)
         rstd = gamma = None
-        if live:
+        if stage.eps is not None:
+            assert moment is not None
             mean, variance = moment[0], moment[1]
             moments += [mean, variance]
             rstd = torch.rsqrt(variance + stage.eps)
@@ -171,10 +241,9 @@ def _forward(
             excite = _excite(stage.excite, pooled, own[4:])
             gate = excite[4]
         kept.append(_Kept(weight, raw, affine, mean, rstd, gamma, excite))
-        map_, activation = raw, stage.activation
-    shortcut = input if residual else None
-    output = FASTCONV.train_normalize(map_, affine, drop, activation, shortcut)
-    return output, kept, moments
+        if raw is not None:
+            map_, activation = raw, stage.activation
+    return kept, moments
 
 
 def _convolution(
@@ -202,9 +271,7 @@ def _convolution(
         window = (stage.stride, stage.padding, stage.dilation)
         raw = FASTCONV.train_depthwise_conv2d(map_, None, _NONE, weight, *window, False)[0]
     else:
-        raw = FASTCONV.conv2d_bias_act_infer(
-            map_, weight, None, stage.stride, stage.padding, _NONE
-        )
+        raw = FASTCONV.conv2d_bias_act_infer(map_, weight, None, stage.stride, stage.padding, _NONE)
     return raw, FASTCONV.train_moments(raw) if moments else raw
 
 
@@ -219,7 +286,7 @@ class _Gradient(NamedTuple):
     sums: Tensor | None  # of it, and of it times (raw - mean), if they are known
 
 
-def _backward(
+def differentiate(
     stages: tuple[TrainStage, ...],
     residual: bool,
     input: Tensor,
@@ -229,6 +296,7 @@ def _backward(
     wants_input: bool,
     wants: Sequence[bool],
 ) -> tuple[Tensor | None, list[Tensor | None]]:
+    """The gradients of the input and of the tensors of :func:`run_chain`, as far as wanted."""
     grads: list[Tensor | None] = [None] * len(wants)
     gradient = _Gradient(grad_output, drop, None, stages[-1].activation, None)
     position = len(wants)
@@ -282,8 +350,11 @@ def _backward(
 
 def _norm_backward(
     stage: TrainStage, k: _Kept, gradient: _Gradient, wanted: bool
-) -> tuple[tuple[Tensor | None, Tensor | None], Tensor]:
+) -> tuple[tuple[Tensor | None, Tensor | None], Tensor | None]:
     """Gradients of scale and shift, and the coefficients of the gradient of the raw map."""
+    if k.raw is None:
+        sums = gradient.grad.sum((0, 2, 3), dtype=torch.float32) if wanted else None
+        return (None if sums is None else torch.stack((sums, sums)), None), None
     live = stage.eps is not None
     sums = gradient.sums
     if sums is None and (live or wanted):
@@ -299,21 +370,22 @@ def _norm_backward(
     factor = k.affine[0]
     if not live:
         nothing = torch.zeros_like(factor)
-        coefficients = torch.stack((factor, nothing, nothing))
+        coefficients = torch.stack((factor, nothing, nothing, nothing))
         return (None if sums is None else sums.flip(0), None), coefficients
-    assert sums is not None and k.rstd is not None
+    assert sums is not None
+    assert k.rstd is not None
     count = k.raw.numel() // k.raw.shape[1]
     grad_gamma = sums[1] * k.rstd
     slope = factor * k.rstd * grad_gamma / -count
-    constant = factor * sums[0] / -count - slope * k.mean
-    return (grad_gamma, sums[0]), torch.stack((factor, slope, constant))
+    constant = factor * sums[0] / -count
+    return (grad_gamma, sums[0]), torch.stack((factor, slope, k.mean, constant))
 
 
 def _convolution_backward(
     stage: TrainStage,
     k: _Kept,
     gradient: _Gradient,
-    coefficients: Tensor,
+    coefficients: Tensor | None,
     source: tuple[Any, ...],
     shortcut: Tensor | None,
     wants_map: bool,

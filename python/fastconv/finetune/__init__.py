@@ -1,0 +1,1 @@
+"""``fastconv finetune``: a pretrained network on images of one's own."""

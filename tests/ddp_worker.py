@@ -1,0 +1,47 @@
+"""One of the processes of test_train_networks: trains a network on its share of the data, with the
+kernels or PyTorch, and writes its weights. Started by torchrun."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import fastconv
+from fastconv.nn import Conv2dNormAct, InvertedResidual, MBConv, SqueezeExcite
+
+
+def main(backend: str, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    rank, count = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        Conv2dNormAct(3, 16, 3, 2),
+        InvertedResidual(16, 16, 1, 3),
+        MBConv(16, 48, 24, stride=2, squeeze_excite=lambda mid: SqueezeExcite(mid, 8)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+    )
+    parallel = DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(parallel.parameters(), 0.05)
+    generator = torch.Generator().manual_seed(1)
+    with fastconv.use_backend(backend):
+        for _ in range(5):
+            input = torch.randn(8 * count, 3, 24, 24, generator=generator)
+            target = torch.randint(0, 5, (8 * count,), generator=generator)
+            own = slice(8 * rank, 8 * rank + 8)
+            loss = F.cross_entropy(parallel(input[own]), target[own])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    if rank == 0:
+        torch.save(model.state_dict(), path)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
