@@ -37,6 +37,7 @@ enum Constant {
   kOffset,
   kFactor,
   kRest,
+  kAbout,
   kInScale,
   kInShift,
   kMean,
@@ -59,7 +60,8 @@ class Constants {
     put(kScale, affine, 1.0f);
     put(kShift, affine == nullptr ? affine : affine + channels_, 0.0f);
     put(kFactor, c == nullptr ? c : c + channels_, 0.0f);
-    put(kRest, c == nullptr ? c : c + 2 * channels_, 0.0f);
+    put(kAbout, c == nullptr ? c : c + 2 * channels_, 0.0f);
+    put(kRest, c == nullptr ? c : c + 3 * channels_, 0.0f);
     put(kInScale, in, 1.0f);
     put(kInShift, in == nullptr ? in : in + channels_, 0.0f);
     put(kMean, p.mean, 0.0f);
@@ -137,6 +139,13 @@ __device__ void make_gradient(const GradientMap& map, const Constants<kVector>& 
   multiply_slopes<T>(map.activation, x, result);
   if (map.coefficients == nullptr) return;
   get_all(raw, x);
+  float about[kVector];
+  constants.get(kAbout, about);
+#pragma unroll
+  for (int p = 0; p < kPixels; ++p) {
+#pragma unroll
+    for (int v = 0; v < kVector; ++v) x[p][v] -= about[v];
+  }
   scale_all(constants, kFactor, kRest, x);
 #pragma unroll
   for (int p = 0; p < kPixels; ++p) {
@@ -582,7 +591,9 @@ class GenericBackward {
     if (map.offset != nullptr) g += map.offset[of_image];
     g *= activation_slope<T>(map.activation, v * raw_affine_.scale[0] + raw_affine_.shift[0]);
     const float* k = map.coefficients;
-    return k == nullptr ? g : k[c] * g + k[w_.channels + c] * v + k[2 * w_.channels + c];
+    if (k == nullptr) return g;
+    const int64_t n = w_.channels;
+    return k[c] * g + k[n + c] * (v - k[2 * n + c]) + k[3 * n + c];
   }
 
   __device__ int64_t input_at(int64_t image, int64_t y, int64_t x) const {

@@ -101,7 +101,7 @@ GradientMap check_gradient(const char* op, const Tensor& input, const Sizes& siz
                         read(check_dense(op, "raw_affine", *rest[0], input, {2, k})),
                         read(check_dense(op, "raw_gate", *rest[1], input, {n, k})),
                         read(check_dense(op, "offset", *rest[2], input, {n, k})),
-                        read(check_dense(op, "coefficients", *rest[3], input, {3, k})),
+                        read(check_dense(op, "coefficients", *rest[3], input, {4, k})),
                         check_activation(op, "raw_activation", activation)};
   bool bare = map.activation == Activation::kNone;
   for (const OptionalTensor* t : rest) bare = bare && !t->has_value();

@@ -94,7 +94,7 @@ class Problem {
         raw_affine_(affine(random)),
         gate_(random.values<float>(k.n * k.c)),
         offset_(random.values<float>(k.n * k.c, 0.3f)),
-        coefficients_(random.values<float>(3 * k.c)),
+        coefficients_(random.values<float>(4 * k.c)),
         mean_(random.values<float>(k.c)) {
     if (k.far)
       for (int64_t c = 0; c < k.c; ++c) affine_[k.c + c] = 1000;
@@ -263,7 +263,8 @@ class Problem {
     const double x = raw_[i];
     g *= slope(k_.raw_activation, k_.raw_affine ? x * raw_affine_[c] + raw_affine_[k_.c + c] : x);
     if (!k_.coefficients) return g;
-    return coefficients_[c] * g + coefficients_[k_.c + c] * x + coefficients_[2 * k_.c + c];
+    const float* k = coefficients_.data() + c;
+    return k[0] * g + k[k_.c] * (x - k[2 * k_.c]) + k[3 * k_.c];
   }
 
   // f(tap, element of the input, of the output, channel)
