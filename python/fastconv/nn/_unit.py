@@ -77,12 +77,11 @@ def _flat(module: nn.Module) -> list[nn.Module] | None:
         return [module]
     if is_identity(module):
         return []
+    if not isinstance(module, nn.Sequential):
+        return None
     kind = original_class(module)
-    plain = getattr(kind, "_plain_forward", None)
-    runs_in_order = kind.forward is nn.Sequential.forward or (
-        isinstance(module, nn.Sequential) and kind.__module__.startswith("fastconv.") and plain
-    )
-    if not runs_in_order:
+    own = kind.__module__.startswith("fastconv.") and hasattr(kind, "_plain_forward")
+    if kind.forward is not nn.Sequential.forward and not own:
         return None
     found: list[nn.Module] = []
     for child in module.children():
