@@ -37,7 +37,6 @@ enum Constant {
   kOffset,
   kFactor,
   kRest,
-  kAbout,
   kInScale,
   kInShift,
   kMean,
@@ -60,8 +59,15 @@ class Constants {
     put(kScale, affine, 1.0f);
     put(kShift, affine == nullptr ? affine : affine + channels_, 0.0f);
     put(kFactor, c == nullptr ? c : c + channels_, 0.0f);
-    put(kAbout, c == nullptr ? c : c + 2 * channels_, 0.0f);
     put(kRest, c == nullptr ? c : c + 3 * channels_, 0.0f);
+    if (c != nullptr && writes_) {
+      // The mean goes into the rest: apart it would cost registers that the sums need.
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) {
+        const float* k = c + channel_ + v;
+        table_[kRest * row_ + v] -= k[channels_] * k[2 * channels_];
+      }
+    }
     put(kInScale, in, 1.0f);
     put(kInShift, in == nullptr ? in : in + channels_, 0.0f);
     put(kMean, p.mean, 0.0f);
@@ -139,13 +145,6 @@ __device__ void make_gradient(const GradientMap& map, const Constants<kVector>& 
   multiply_slopes<T>(map.activation, x, result);
   if (map.coefficients == nullptr) return;
   get_all(raw, x);
-  float about[kVector];
-  constants.get(kAbout, about);
-#pragma unroll
-  for (int p = 0; p < kPixels; ++p) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) x[p][v] -= about[v];
-  }
   scale_all(constants, kFactor, kRest, x);
 #pragma unroll
   for (int p = 0; p < kPixels; ++p) {
