@@ -62,7 +62,7 @@ class Constants {
     put(kRest, c == nullptr ? c : c + 3 * channels_, 0.0f);
     if (c != nullptr && writes_) {
       // The mean goes into the rest: apart it would cost registers that the sums need.
-#pragma unroll
+#pragma unroll 1
       for (int v = 0; v < kVector; ++v) {
         const float* k = c + channel_ + v;
         table_[kRest * row_ + v] -= k[channels_] * k[2 * channels_];

@@ -33,6 +33,7 @@ constexpr TrainKernelSizes train_backward_sizes(int64_t kernel, int64_t stride, 
   const int vector = narrow || kernel == 7 ? 1 : 2, columns = stride == 1 ? 4 : 2;
   if (kernel == 3) return {vector, columns, bytes == 2 ? 256 : 192, 2};
   if (kernel == 5 && !narrow && bytes == 4) return {vector, columns, 128, 2};
+  if (kernel == 7 && narrow && bytes == 4) return {vector, columns, 128, 2};  // 3 would spill
   return {vector, columns, 128, 3};
 }
 
