@@ -8,6 +8,7 @@ from torch import nn
 
 from ._features import FeatureNetwork
 from ._weights import Weights
+from .alexnet import alexnet
 from .efficientnet import (
     efficientnet_b0,
     efficientnet_b1,
@@ -19,9 +20,15 @@ from .efficientnet import (
     efficientnet_b7,
 )
 from .efficientnet_v2 import efficientnet_v2_l, efficientnet_v2_m, efficientnet_v2_s
+from .googlenet import googlenet
+from .inception_v3 import inception_v3
+from .lenet import lenet5
 from .mobilenet_v1 import mobilenet_v1
 from .mobilenet_v2 import mobilenet_v2
 from .mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from .nin import nin
+from .resnet import resnet18, resnet34, resnet50, resnet101, resnet152
+from .vgg import vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder
@@ -41,6 +48,24 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
         efficientnet_v2_s,
         efficientnet_v2_m,
         efficientnet_v2_l,
+        lenet5,
+        alexnet,
+        nin,
+        vgg11,
+        vgg11_bn,
+        vgg13,
+        vgg13_bn,
+        vgg16,
+        vgg16_bn,
+        vgg19,
+        vgg19_bn,
+        googlenet,
+        inception_v3,
+        resnet18,
+        resnet34,
+        resnet50,
+        resnet101,
+        resnet152,
     )
 }
 

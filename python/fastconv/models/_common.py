@@ -65,14 +65,15 @@ def kaiming_convolution(module: nn.Conv2d) -> None:
 
 def initialize(
     network: nn.Module,
-    linear: Callable[[nn.Linear], None] = normal_linear,
+    linear: Callable[[nn.Linear], None] | None = normal_linear,
     convolution: Callable[[nn.Conv2d], None] = kaiming_convolution,
 ) -> None:
-    """Random weights; norms and biases are the identity."""
+    """Random weights; norms and biases are the identity. Without `linear`, fully connected layers
+    keep what PyTorch gave them."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             convolution(module)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and linear is not None:
             linear(module)
         elif isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
             nn.init.ones_(module.weight)

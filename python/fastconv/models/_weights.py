@@ -26,7 +26,8 @@ def load_weights(
     Keys that fit are loaded as they are. If the model has torchvision's names and the weights
     timm's, or the reverse, layers are matched by their place in the network; all shapes must agree.
     A state_dict inside {"state_dict": ...} or {"model": ...}, the prefixes "module." and
-    "_orig_mod.", and old files without num_batches_tracked are understood.
+    "_orig_mod.", and old files without num_batches_tracked are understood. A network that was built
+    without its auxiliary heads leaves out those of the weights, which must fit all the same.
 
     Args:
         model: any module
@@ -98,6 +99,8 @@ def _fitted(model: nn.Module, given: Mapping[str, Any], source: str) -> tuple[St
     model_state = model.state_dict()
     prefix, own = _without_prefix(model_state)
     weights = _without_prefix(given)[1]
+    heads = _absent_heads(model, weights)
+    own |= heads
     problems = [
         f"{key} is a {type(value).__name__}, not a tensor"
         for key, value in weights.items()
@@ -117,10 +120,26 @@ def _fitted(model: nn.Module, given: Mapping[str, Any], source: str) -> tuple[St
         problems += more
     if problems:
         return {}, problems
-    counters = {key: own[key] for key in own.keys() - _needed(own) - state.keys()}
+    state = {key: value for key, value in state.items() if key not in heads}
+    counters = {key: own[key] for key in own.keys() - _needed(own) - state.keys() - heads.keys()}
     if prefix == "" and state.keys() == given.keys():
         return {**given, **counters} if counters else given, []
     return {prefix + key: value for key, value in (state | counters).items()}, []
+
+
+def _absent_heads(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the weights must have for the heads that they have and the model was built without."""
+    make = getattr(model, "_absent_heads", None)
+    if make is None:
+        return {}
+    with torch.device("meta"):
+        heads: dict[str, nn.Module] = make()
+    return {
+        f"{name}.{key}": value
+        for name, head in heads.items()
+        if any(key.startswith(f"{name}.") for key in weights)
+        for key, value in head.state_dict().items()
+    }
 
 
 def _needed(own: StateDict) -> set[str]:
