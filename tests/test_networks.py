@@ -32,6 +32,14 @@ SIZES = {  # of the images on which the results are compared
     "efficientnet_v2_m": (33, 64),
     "efficientnet_v2_l": (33, 33),
 }
+# Compared in test_classic_networks.py.
+CLASSIC = [
+    "alexnet",
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    "googlenet",
+    "inception_v3",
+]
 TIMM = {
     "mobilenet_v1": "mobilenetv1_100",
     "mobilenet_v2": "mobilenetv2_100",
@@ -68,8 +76,10 @@ def calibrated(model, size=(64, 64)):
         norm.train().momentum = 1.0
         nn.init.uniform_(norm.weight, 0.7, 1.4)
         nn.init.normal_(norm.bias, 0, 0.3)
+    residual = models.BasicBlock, models.Bottleneck
     for block in model.modules():
-        if getattr(block, "use_res_connect", False):  # else deep random networks are chaotic
+        # Else deep random networks are chaotic.
+        if getattr(block, "use_res_connect", False) or isinstance(block, residual):
             with torch.no_grad():
                 [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)][-1].weight.mul_(0.3)
     stem = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -453,7 +463,7 @@ class _Asked(Exception):
     pass
 
 
-@pytest.mark.parametrize("name", [name for name in SIZES if name != "mobilenet_v1"])
+@pytest.mark.parametrize("name", [*list(SIZES)[1:], *CLASSIC])
 def test_published_weights(monkeypatch, torchvision, name):
     def download(url, **_):
         raise _Asked(url)
@@ -478,5 +488,6 @@ def test_weights_of_mobilenet_v1_from_a_file(tmp_path, torchvision):
 
 
 def test_all_networks_are_listed():
-    assert models.list_models() == sorted(SIZES)
-    assert set(SIZES) < set(models.__all__)
+    names = {*SIZES, *CLASSIC, "lenet5", "nin"}
+    assert models.list_models() == sorted(names)
+    assert names < set(models.__all__)

@@ -40,6 +40,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
         activation_layer=nn.Hardswish,
         squeeze_excite=lambda mid: SqueezeExcite(mid, 6, nn.ReLU, nn.Hardsigmoid),
     ),
+    "basic-conv2d": lambda: models.BasicConv2d(17, 24, 3, padding=1),
     "mobilenet-v1": lambda: models.MobileNetV1Block(24, 40, 2),
 }
 MODES = ("train", "frozen", "mixed")

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 _DEFAULT_LR = {"head": 0.05, "last": 0.005, "all": 0.005}
+# Images have three channels, and the loss is that of one output.
+_BUILT_WITH: dict[str, dict[str, Any]] = {"lenet5": {"in_chans": 3}}
+_BUILT_WITH |= {name: {"aux_logits": False} for name in ("googlenet", "inception_v3")}
 
 
 def add_parser(commands: Any) -> None:
@@ -99,6 +102,8 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.model not in models.list_models():
         names = ", ".join(models.list_models())
         raise FinetuneError(f"--model must be one of {names}, got {arguments.model}")
+    if arguments.model == "lenet5" and arguments.size != 32:
+        raise FinetuneError(f"--size must be 32 for lenet5, got {arguments.size}")
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
@@ -113,7 +118,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
     lr = _DEFAULT_LR[arguments.mode] if arguments.lr is None else arguments.lr
     images = data.find(arguments.data, arguments.seed, arguments.skip_unreadable)
     torch.manual_seed(arguments.seed)
-    model, head = _network(arguments, len(images.classes))
+    model, name = _network(arguments, len(images.classes))
     augments = arguments.augment and arguments.mode != "head"
     sets = {
         name: data.Dataset(entries, arguments.size, augments and name == "train", arguments.seed)
@@ -158,7 +163,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
                 features.identity(source) if isinstance(source, str) else label
                 for source, label in (*images.train, *images.held)
             ]
-            backbone = _without(model, head)
+            head = model.get_submodule(name)
+            backbone = _without(model, name)
             found = features.kept(
                 backbone,
                 sets,
@@ -170,7 +176,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
             )
             train, held = (torch.utils.data.TensorDataset(*found[name]) for name in sets)
             trained = head
-            _put(model, head)
+            _put(model, name, head)
         trainer = Trainer(
             trained,
             prepare,
@@ -191,14 +197,14 @@ def _finetune(arguments: argparse.Namespace) -> None:
     _finish(trainer.history, out, arguments.model)
 
 
-def _network(arguments: argparse.Namespace, classes: int) -> tuple[Any, Any]:
-    """The network with a new last layer, what is not trained without gradients; and that layer."""
+def _network(arguments: argparse.Namespace, classes: int) -> tuple[Any, str]:
+    """The network with a new last layer, what is not trained without gradients; and its name."""
     from torch import nn
 
     from .. import models
     from .data import FinetuneError
 
-    model: Any = models.create_model(arguments.model)
+    model: Any = models.create_model(arguments.model, **_BUILT_WITH.get(arguments.model, {}))
     if arguments.weights is not None:
         try:
             models.load_weights(model, arguments.weights)
@@ -206,39 +212,33 @@ def _network(arguments: argparse.Namespace, classes: int) -> tuple[Any, Any]:
             raise FinetuneError(
                 f"--weights must be a file that fits {arguments.model}, got {error}"
             ) from error
-    last = _last_linear(model)
-    head = nn.Linear(last.in_features, classes)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if len(names) == 0:
+        raise FinetuneError(
+            f"--model must be a network that ends with a Linear layer, got {arguments.model}"
+        )
+    head = nn.Linear(model.get_submodule(names[-1]).in_features, classes)
     nn.init.normal_(head.weight, 0, 0.01)
     nn.init.zeros_(head.bias)
-    _put(model, head)
+    _put(model, names[-1], head)
     if arguments.mode == "last":
         parts = _frozen(model, arguments.blocks)
         for part in parts:
             part.requires_grad_(False)
-    return model, head
+    return model, names[-1]
 
 
-def _last_linear(model: Any) -> Any:
-    from torch import nn
-
-    return [m for m in model.classifier.modules() if isinstance(m, nn.Linear)][-1]
-
-
-def _put(model: Any, head: Any) -> None:
-    """Puts a module in the place of the last layer."""
-    from torch import nn
-
-    if isinstance(model.classifier, nn.Sequential):
-        model.classifier[-1] = head
-    else:
-        model.classifier = head
+def _put(model: Any, name: str, layer: Any) -> None:
+    """Puts a module in the place of another one."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, layer)
 
 
-def _without(model: Any, head: Any) -> Any:
+def _without(model: Any, name: str) -> Any:
     """The network with nothing in the place of the last layer, frozen."""
     from torch import nn
 
-    _put(model, nn.Identity())
+    _put(model, name, nn.Identity())
     return model.eval().requires_grad_(False)
 
 
@@ -294,8 +294,9 @@ def _finish(history: list[dict[str, float]], out: Path, name: str) -> None:
     else:
         print("no curve.png: pip install matplotlib", file=sys.stderr)
     count = len((out / "classes.txt").read_text(encoding="utf-8").splitlines())
+    more = "".join(f", {key}={value}" for key, value in _BUILT_WITH.get(name, {}).items())
     print(
         f"best accuracy {max(line['accuracy'] for line in history):.4f}; the weights:\n"
-        f"  fastconv.models.create_model({name!r}, num_classes={count}, "
+        f"  fastconv.models.create_model({name!r}, num_classes={count}{more}, "
         f"weights={str(out / 'best.safetensors')!r})"
     )

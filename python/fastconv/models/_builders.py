@@ -94,13 +94,14 @@ def create_model(
         name: one of :func:`list_models`
         weights: as for the network's own function, e.g. :func:`mobilenet_v2`
         features_only: whether to leave the classifier out and return a list of the feature maps
-            with 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size; see :class:`FeatureNetwork`
+            with 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's size, which MobileNets, EfficientNets,
+            ResNets and VGG have; see :class:`FeatureNetwork`
         out_indices: which of these maps, such as (2, 3, 4); None for all
         kwargs: for the network's class, such as num_classes or in_chans
 
     Raises:
-        ValueError: if there is no network of that name, no such feature map, or the weights do not
-            fit.
+        ValueError: if there is no network of that name, no feature maps or not that one, or the
+            weights do not fit.
 
     Example:
         >>> model = fastconv.models.create_model("mobilenet_v2", num_classes=10)

@@ -6,8 +6,13 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..nn._parts import two
+from .efficientnet import EfficientNet
 from .mobilenet_v1 import MobileNetV1
+from .mobilenet_v2 import MobileNetV2
 from .mobilenet_v3 import MobileNetV3
+from .resnet import ResNet
+from .vgg import VGG
 
 
 class _Level(NamedTuple):
@@ -22,15 +27,16 @@ class FeatureNetwork(nn.Module):
     """The last feature map at each size: :func:`create_model` makes it for ``features_only=True``.
 
     Args:
-        network: one of this package's networks; what is kept of it is shared, not copied
+        network: a MobileNet, EfficientNet, ResNet or VGG of this package; what is kept of it is
+            shared, not copied
         out_indices: which maps, in rising order: 0 is the largest, in steps of 2 from half the
-            image's size; None for all
+            image's size, for VGG from the image's size; None for all
 
     `channels` and `reductions` say what each map has, and how many pixels of the image one of its
     pixels stands for, in each direction. Keys of the state_dict are the network's.
 
     Raises:
-        ValueError: if there are no such maps.
+        ValueError: for another network, and if there are no such maps.
 
     Example:
         >>> model = fastconv.models.create_model("mobilenet_v2", features_only=True)
@@ -74,18 +80,27 @@ def _paths(network: nn.Module) -> list[str]:
     if isinstance(network, MobileNetV1):
         stages = [f"blocks.{name}" for name, _ in network.blocks.named_children()]
         return ["conv_stem", "bn1", "act", *stages]
+    if isinstance(network, ResNet):
+        return ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"]
+    if not isinstance(network, (MobileNetV2, MobileNetV3, EfficientNet, VGG)):
+        raise ValueError(
+            "FeatureNetwork: network must be a MobileNet, EfficientNet, ResNet or VGG, got "
+            f"{type(network).__name__}"
+        )
     names = [f"features.{name}" for name, _ in network.get_submodule("features").named_children()]
     # The last 1x1 convolution is for the classifier. MobileNetV3's own such layer comes after the
     # pooling, and its last convolution before counts as features, in timm too.
-    return names if isinstance(network, MobileNetV3) else names[:-1]
+    return names if isinstance(network, (MobileNetV3, VGG)) else names[:-1]
 
 
 def _levels(layers: Sequence[nn.Module]) -> list[_Level]:
     levels: list[_Level] = []
     reduction, channels = 1, 0
     for index, layer in enumerate(layers):
-        convolutions = [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+        modules = [m for name, m in layer.named_modules() if "downsample" not in name]
+        convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
         reduction *= math.prod(convolution.stride[0] for convolution in convolutions)
+        reduction *= math.prod(two(m.stride)[0] for m in modules if isinstance(m, nn.MaxPool2d))
         if convolutions:
             channels = convolutions[-1].out_channels
         if levels and levels[-1].reduction == reduction:
