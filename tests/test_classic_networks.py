@@ -277,7 +277,7 @@ def test_lenet5_is_the_paper_s(native):
     assert not torch.allclose(output_of(other, image), output_of(model, image))
 
 
-def test_nin_is_the_paper_s(native):
+def test_network_in_network_is_the_paper_s(native):
     model, shapes = models.nin().eval(), []
     assert sum(p.numel() for p in model.parameters()) == 7_595_176
     for layer in model.features:

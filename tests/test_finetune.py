@@ -220,7 +220,9 @@ def test_digits_of_a_package(tmp_path):
     ("arguments", "message"),
     [
         (["/nowhere"], "DATA must be a folder of images or sklearn:digits, got /nowhere"),
-        (["{folder}", "--model", "vgg"], "--model must be one of efficientnet_b0"),
+        (["{folder}", "--model", "vgg"], "--model must be one of alexnet, "),
+        (["{folder}", "--model", "lenet5"], "--size must be 32 for lenet5, got 224"),
+        (["{folder}", "--model", "nin"], "--model must be a network that ends with a Linear layer"),
         (["{folder}", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["{folder}", "--momentum", "1"], "--momentum must be at least 0.0 and below 1.0, got 1.0"),
         (["{folder}", "--weights", "/no/file"], "--weights must be a file that fits mobilenet_v2"),
@@ -236,6 +238,15 @@ def test_mistakes(folder, tmp_path, capsys, arguments, message):
     filled = [argument.format(folder=folder) for argument in arguments]
     assert run(*filled, "--out", tmp_path) == 2
     assert capsys.readouterr().err.startswith(f"finetune: {message}")
+
+
+@pytest.mark.parametrize("model", ["resnet18", "googlenet", "lenet5"])
+def test_networks_with_another_last_layer(folder, tmp_path, capsys, model):
+    command = [folder, "--out", tmp_path, "--model", model, *SMALL[2:], "--epochs", 1]
+    assert run(*command, "--mode", "all") == 0
+    call = capsys.readouterr().out.splitlines()[-1]
+    network = eval(call, {"fastconv": fastconv})
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
 def test_other_arguments_are_not_mixed(folder, tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastconv import models
 from fastconv._torchvision import import_torchvision
 from fastconv.models import load_weights, mobilenet_v2
 
@@ -99,6 +100,16 @@ def test_efficientnet_v2_and_its_timm_name():
     one = one.to_empty(device="cpu")
     load_weights(one, dict(sorted(state.items())), "timm")
     assert [int(value.flatten()[0]) for value in one.state_dict().values()] == list(range(782))
+
+
+def test_resnet_has_one_set_of_names():
+    theirs = randomized(from_timm("resnet50"))
+    parameters = [p.clone() for p in theirs.parameters()]
+    for source in ("auto", "timm", "torchvision"):
+        ours = load_weights(models.resnet50(), theirs.state_dict(), source)
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), parameters, strict=True))
+    assert_same_outputs(ours, theirs)
+    fails(models.resnet18(), theirs.state_dict(), r"layer1\.0\.conv3\.weight is unexpected; ")
 
 
 def test_safetensors_file(tmp_path, timm_state, monkeypatch):
