@@ -272,7 +272,7 @@ def test_mistakes_are_explained(capsys, monkeypatch, torchvision):
     assert message == "bench: --plot needs matplotlib: pip install matplotlib"
     monkeypatch.setattr(_resolve._torchvision, "import_torchvision", lambda: None)
     assert "which is not installed" in error_of(capsys, "bench", "torchvision:resnet18")
-    assert "NAME must be one of" in error_of(capsys, "bench", "resnet18")
+    assert "NAME must be one of" in error_of(capsys, "bench", "squeezenet1_1")
 
 
 def test_progress_on_a_terminal(monkeypatch):
