@@ -85,7 +85,7 @@ def test_public_names():
         "pointwise_conv2d_pool",
         "linear",
     }
-    others = {"nn", "models", "use_backend", "BackendError", "info", "__version__"}
+    others = {"cost", "nn", "models", "use_backend", "BackendError", "info", "__version__"}
     models = {"swap", "restore", "fold", "graphed", "report", "summary"}
     assert set(fastconv.__all__) == ops | models | others
     for name in set(fastconv.__all__) - {"__version__"}:

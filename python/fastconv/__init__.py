@@ -1,6 +1,6 @@
 """Fused convolution kernels for efficient CNNs: PyTorch functions, layers and networks."""
 
-from . import models, nn
+from . import cost, models, nn
 from .backend import BackendError, use_backend
 from .gpu import graphed
 from .info import info
@@ -24,6 +24,7 @@ __all__ = [
     "BackendError",
     "__version__",
     "conv2d_bias_act",
+    "cost",
     "depthwise_conv2d",
     "depthwise_separable_conv2d",
     "fold",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from . import backend
+from . import backend, cost
 from ._table import print_table
 from .nn._fused import FusedModule, _is_hooked
 
@@ -181,7 +181,7 @@ class _Call:
         self.input_dims = input[0].dim() if input else 0
         self.is_layer = isinstance(module, _LAYERS)
         self.input, self.output = _bytes(input), 0
-        self.input_numel = input[0].numel() if input else 0
+        self.input_shape = tuple(input[0].shape) if input else ()
         self.layers, self.macs, self.weights = 0, 0, 0
         self.output_shape: tuple[int, ...] = ()
 
@@ -191,10 +191,7 @@ class _Call:
         if self.is_layer:
             weight, bias = self.module.weight, self.module.bias
             assert isinstance(weight, Tensor)
-            # Every output, or of a transposed convolution every input, meets one filter.
-            transposed = isinstance(self.module, _TRANSPOSED)
-            count = self.input_numel if transposed else math.prod(self.output_shape)
-            macs = count * math.prod(weight.shape[1:])
+            macs = _macs(self.module, weight, self.input_shape, self.output_shape)
             weights = _bytes([weight, *([bias] if isinstance(bias, Tensor) else [])])
             for call in (self, *self.outer):
                 call.layers, call.macs, call.weights = (
@@ -225,6 +222,23 @@ class _Call:
             bytes=self.input + self.output + self.weights,
             runs_on="fastconv native" if native else "PyTorch",
         )
+
+
+def _macs(layer: nn.Module, weight: Tensor, input: tuple[int, ...], output: tuple[int, ...]) -> int:
+    """Of a layer on all images, from the shapes of what it was called with and of what came out."""
+    if 0 in (*weight.shape, *input, *output):
+        return 0
+    outs, ins, *kernel = weight.shape
+    if not kernel:
+        return cost.linear(ins, outs).multiplications * (math.prod(output) // outs)
+    if isinstance(layer, _TRANSPOSED):  # the convolution that goes the other way, from its output
+        input, output = output, input
+    dims, groups = len(kernel), layer.groups
+    assert isinstance(groups, int)
+    one = cost.convolution(
+        ins * groups, outs, kernel, input[-dims:], output_size=output[-dims:], groups=groups
+    )
+    return one.multiplications * (math.prod(output) // (outs * math.prod(output[-dims:])))
 
 
 def _runs_natively(module: nn.Module, input_dims: int) -> bool:
