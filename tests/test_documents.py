@@ -16,12 +16,13 @@ def _fences(document):
 
 def test_readme_code_runs():
     blocks = [code for language, path, code in _fences(DOCUMENTS[0]) if language == "python"]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     namespace = {}
     for code in blocks:
         exec(code, namespace)
     assert namespace["logits"].shape == (1, 1000)
     assert namespace["output"].shape == (1, 64, 56, 56)
+    assert namespace["branch"].multiplications == 12_443_648
 
 
 def test_quoted_lines_exist():

@@ -20,6 +20,11 @@ def add_summary(commands: Any) -> None:
     parser = commands.add_parser("summary", help="list a network's layers, MACs and memory traffic")
     parser.add_argument("name", metavar="NAME", help=_NAME_HELP)
     _add_common(parser)
+    parser.add_argument(
+        "--plot",
+        metavar="FILE",
+        help="time each layer or block, draw MACs against time: .png, .svg",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=lambda arguments: _explaining("summary", _run_summary, arguments))
 
@@ -96,16 +101,52 @@ def _run_summary(arguments: argparse.Namespace) -> None:
     from ._resolve import ResolveError, resolve
     from .summary import summary
 
+    if arguments.plot is not None:
+        from . import _plot
+
+        _plot.check(arguments.plot)
     network = resolve(arguments.name, trust_file=arguments.trust_file)
     size = (arguments.batch, 3, arguments.size, arguments.size)
     try:
         result = summary(network.module, size)
     except ValueError as error:
         raise ResolveError(f"{arguments.name}: {str(error).removeprefix('summary: ')}") from error
+    data = result.to_dict()
+    if arguments.plot is not None:
+        data["times"] = _plot_layers(network, result, arguments.plot)
     if arguments.json:
-        print(json.dumps(result.to_dict(), indent=2))
+        print(json.dumps(data, indent=2))
     else:
         result.show()
+
+
+def _plot_layers(network: Any, result: Any, path: str) -> list[dict[str, Any]]:
+    """Times what a summary lists and draws it; returns what was drawn."""
+    import torch
+
+    from . import _plot
+    from ._layer_times import ROUNDS, time_layers
+    from ._progress import Progress
+    from ._resolve import ResolveError, randomize_norms
+
+    if not result.rows:
+        raise ResolveError(f"{network.name} must have a convolution or linear layer to be drawn")
+    if network.source != "file":
+        randomize_norms(network.module, result.input_size[1:])
+    input = torch.randn(result.input_size, generator=torch.Generator().manual_seed(0))
+    input = input.to(getattr(torch, result.dtype), memory_format=torch.channels_last)
+    with Progress() as progress:
+        progress.task(f"{network.name}: timing its layers", ROUNDS)
+        times = time_layers(network.module, input, result.rows, each_round=progress.step)
+    batch, _, height, width = result.input_size
+    threads = torch.get_num_threads()
+    _plot.draw_layers(
+        times,
+        f"{network.name}, batch {batch}, {height}x{width}, {result.dtype}, "
+        f"{threads} thread{'s' * (threads > 1)}",
+        path,
+    )
+    return [time.to_dict() for time in times]
 
 
 def _run_report(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""``fastconv bench --plot``: the times as bars."""
+"""The pictures of ``fastconv bench --plot`` and ``fastconv summary --plot``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ._bench import OURS, Result
+from ._layer_times import KINDS, LayerTime
 from ._resolve import ResolveError
+
+_COLORS = ("#d1495b", "#8d99ae", "#2e86ab", "#edae49", "#3d5a45", "#7b4b94")  # of KINDS
 
 
 def check(path: str) -> None:
@@ -45,6 +48,40 @@ def draw(results: Sequence[Result], path: str) -> None:
         f"ms per batch of {options.batch}, {options.size}x{options.size}, {options.dtype}, "
         f"{options.threads} thread{'s' * (options.threads > 1)}; less is better"
     )
+    _save(figure, path)
+
+
+def draw_layers(times: Sequence[LayerTime], title: str, path: str) -> None:
+    """Write a picture of multiplications against time, a point per layer or block."""
+    figure = _figure(figsize=(7, 5))
+    axes = figure.subplots()
+    for kind, color in zip(KINDS, _COLORS, strict=True):
+        some = [time for time in times if time.kind == kind]
+        if some:
+            macs = [time.row.macs / 1e6 for time in some]
+            ms = [time.timing.median * 1e3 for time in some]
+            axes.scatter(macs, ms, color=color, alpha=0.8, label=kind)
+    best = max(time.macs_per_second for time in times)
+    ends = [pick(time.row.macs for time in times) for pick in (min, max)]
+    axes.plot(
+        [macs / 1e6 for macs in ends],
+        [macs / best * 1e3 for macs in ends],
+        color="black",
+        linewidth=1,
+        label=f"the best: {best / 1e9:.3g} G multiplications/s",
+    )
+    axes.set(xscale="log", yscale="log", xlabel="M multiplications", ylabel="ms")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(subs=(1, 2, 5))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: str) -> None:
     try:
         figure.savefig(path)
     except OSError as error:
