@@ -24,6 +24,8 @@ Call = Callable[[], torch.Tensor]
 NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
 # Measured with one image only, of the size that each is made for.
 _MORE = {"mobilenet_v3_small": 224, "efficientnet_b4": 380}
+# Mostly of dense convolutions.
+_CLASSIC = ("resnet50", "googlenet")
 _SUFFIXES = {"float32": "", "bfloat16": "-bf16"}
 
 
@@ -120,11 +122,12 @@ def settings() -> list[Setting]:
     batches = [*single, (16, cores), (64, cores)]
     wanted = [(name, batch, n, 224) for name in NETWORKS for batch, n in batches]
     wanted += [(name, batch, n, size) for name, size in _MORE.items() for batch, n in single]
-    return [
+    mobile = [
         Setting(name, batch, n, dtype, size)
         for dtype in _SUFFIXES
         for name, batch, n, size in wanted
     ]
+    return mobile + [Setting(name, batch, cores) for name in _CLASSIC for batch in (1, 16)]
 
 
 def memory_settings() -> list[Setting]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ if not torch.cuda.is_available():  # before anything imports Triton
 
 import fastconv
 from fastconv import _library, backend
+from fastconv._torchvision import import_torchvision
 
 from . import cases
 
@@ -127,6 +129,15 @@ def native() -> Iterator[str]:
     """The native ops with the best instruction set."""
     with running_on("native") as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> Any:
+    """The package, whose networks ours are compared with."""
+    module = import_torchvision()
+    if module is None:
+        pytest.skip("torchvision is not installed")
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -156,19 +156,20 @@ def test_limits_are_of_the_smallest_cache_that_holds_a_layer(table):
     assert roofline.points(SAMPLE | {"bandwidths": {}}) == []
 
 
-def test_settings_have_all_networks_in_both_dtypes(monkeypatch):
+def test_settings_have_all_networks(monkeypatch):
     networks = benchmark_module("networks")
     monkeypatch.setattr(networks.os, "sched_getaffinity", lambda _: range(4))
     found = {setting.id: setting for setting in networks.settings()}
-    assert len(found) == len(networks.settings()) == 2 * (4 * 4 + 2 * 2)
+    assert len(found) == len(networks.settings()) == 2 * (4 * 4 + 2 * 2) + 2 * 2
     for network in networks.NETWORKS:
         for setting in ("b1-t1", "b1-t4", "b16-t4", "b64-t4"):
             assert {f"{network}-{setting}", f"{network}-{setting}-bf16"} <= found.keys()
+    assert {"resnet50-b1-t4", "resnet50-b16-t4", "googlenet-b16-t4"} <= found.keys()
     assert found["efficientnet_b4-b1-t1-bf16"].shape == (1, 3, 380, 380)
     assert found["mobilenet_v1-b64-t4"].skipped().keys() == {"eager", "torch_compile"}
     assert found["mobilenet_v1-b16-t4"].skipped() == {}
     monkeypatch.setattr(networks.os, "sched_getaffinity", lambda _: range(1))
-    assert len(networks.settings()) == 2 * (4 * 3 + 2 * 1)
+    assert len(networks.settings()) == 2 * (4 * 3 + 2 * 1) + 2 * 2
 
 
 def test_only_takes_the_place_of_what_it_measures(monkeypatch):

@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastconv
 from fastconv import models
-from fastconv._torchvision import import_torchvision
 
 from .test_networks import CLASSIC, assert_close, calibrated, output_of, shapes_of
 from .test_nn import Calls
@@ -33,15 +32,6 @@ SIZES = {  # of the images on which the results are compared; vgg13 and the othe
     "googlenet": (97, 64),
     "inception_v3": (107, 128),
 }
-
-
-@pytest.fixture(scope="module")
-def torchvision():
-    if import_torchvision() is None:
-        pytest.skip("torchvision is not installed")
-    import torchvision
-
-    return torchvision
 
 
 def counterpart(torchvision, name, **kwargs):

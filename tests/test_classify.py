@@ -28,14 +28,6 @@ def photo(tmp_path):
 
 
 @pytest.fixture
-def torchvision():
-    module = _torchvision.import_torchvision()
-    if module is None:
-        pytest.skip("torchvision is not installed")
-    return module
-
-
-@pytest.fixture
 def without_runtimes(monkeypatch):
     def missing(name):
         raise classify.UnavailableError(f"{name} is not installed")

@@ -15,7 +15,6 @@ from torch import nn
 import fastconv
 from fastconv import _bench, _resolve, _runtimes, cli
 from fastconv._progress import Progress
-from fastconv._torchvision import import_torchvision
 from fastconv.models import MobileNetV2
 
 from .test_nn import Calls
@@ -31,14 +30,6 @@ def short_blocks(monkeypatch):
     monkeypatch.setattr(
         _bench._timing, "interleave", lambda c, **more: interleave(c, block_seconds=0.0, **more)
     )
-
-
-@pytest.fixture
-def torchvision():
-    module = import_torchvision()
-    if module is None:
-        pytest.skip("torchvision is not installed")
-    return module
 
 
 class Affine(nn.Module):

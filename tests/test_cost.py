@@ -225,6 +225,10 @@ def test_a_network_is_the_sum_of_its_blocks():
             "expand_ratio must give a channel at least, got nan",
         ),
         (
+            lambda: cost.inverted_residual(3, 5, 3, 6, expand_ratio="6"),
+            "expand_ratio must give a channel at least, got '6'",
+        ),
+        (
             lambda: cost.inverted_residual(3, 5, 3, 6, expand_ratio=6, squeeze_excite=0),
             "squeeze_excite must be a positive int, got 0",
         ),

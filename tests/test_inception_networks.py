@@ -9,11 +9,9 @@ from torch import nn
 from fastconv import models
 from fastconv.models import load_weights
 
-from .test_classic_networks import counterpart, torchvision
+from .test_classic_networks import counterpart
 from .test_networks import assert_close, calibrated, output_of
 from .train_cases import assert_trains_like
-
-__all__ = ["torchvision"]  # the fixture
 
 HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 FILES = {

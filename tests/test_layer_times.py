@@ -9,7 +9,6 @@ from torch import nn
 import fastconv
 from fastconv import _layer_times, cli, models, summary
 from fastconv._layer_times import KINDS, ROUNDS, time_layers
-from fastconv._torchvision import import_torchvision
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +53,7 @@ def test_a_native_block_counts_as_one(native):
 
 
 @torch.no_grad()
-def test_a_chain_of_native_ops_is_no_block(native):
-    torchvision = import_torchvision()
-    if torchvision is None:
-        pytest.skip("torchvision is not installed")
+def test_a_chain_of_native_ops_is_no_block(native, torchvision):
     swapped = fastconv.swap(torchvision.models.mobilenet_v2(width_mult=0.25).eval())
     assert summary(swapped, (3, 32, 32)).rows[0].name == "features"  # all of them in one call
     assert [time.kind for time in timed(swapped, 3, 32, 32)].count("block") == 17

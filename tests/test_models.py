@@ -11,21 +11,10 @@ from torch import nn
 
 import fastconv
 from fastconv import models
-from fastconv._torchvision import import_torchvision
 from fastconv.nn import InvertedResidual
 
 from .test_nn import Calls
 from .train_cases import assert_trains_like
-
-
-@pytest.fixture(scope="module")
-def torchvision():
-    if import_torchvision() is None:
-        pytest.skip("torchvision is not installed")
-    import torchvision
-
-    return torchvision
-
 
 INPUT = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

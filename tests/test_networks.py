@@ -9,7 +9,6 @@ from torch import nn
 
 import fastconv
 from fastconv import models
-from fastconv._torchvision import import_torchvision
 from fastconv.nn import FusedMBConv, MBConv, SqueezeExcite, StochasticDepth
 
 from .test_nn import Calls, check, randomized
@@ -50,15 +49,6 @@ TIMM = {
     "efficientnet_v2_s": "efficientnetv2_s",
     "efficientnet_v2_l": "efficientnetv2_l",
 }
-
-
-@pytest.fixture(scope="module")
-def torchvision():
-    if import_torchvision() is None:
-        pytest.skip("torchvision is not installed")
-    import torchvision
-
-    return torchvision
 
 
 def counterpart(torchvision, name, **kwargs):

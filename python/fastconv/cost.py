@@ -202,7 +202,8 @@ def inverted_residual(
         out_channels: of the output
         kernel: of the depthwise convolution
         input_size: an int is (H, W) of a square image
-        expand_ratio: expanded channels per input channel; 1 leaves the expansion out
+        expand_ratio: expanded channels per input channel, whose product is rounded; 1 leaves the
+            expansion out
         stride: of the depthwise convolution
         squeeze_excite: the channels between the two layers, with biases, of a squeeze-excite before
             the projection; none by default
@@ -223,10 +224,11 @@ def inverted_residual(
     op = "cost.inverted_residual"
     image = _size(op, "input_size", input_size, _dims(input_size))
     positions = _output_size(op, image, kernel, stride, "same")
-    expanded = _positive(op, "in_channels", in_channels) * expand_ratio
-    if not math.isfinite(expanded) or round(expanded) < 1:
-        raise ValueError(f"{op}: expand_ratio must give a channel at least, got {expand_ratio}")
-    mid = round(expanded)
+    ins = _positive(op, "in_channels", in_channels)
+    is_number = isinstance(expand_ratio, (int, float)) and math.isfinite(expand_ratio)
+    mid = round(ins * expand_ratio) if is_number else 0
+    if mid < 1:
+        raise ValueError(f"{op}: expand_ratio must give a channel at least, got {expand_ratio!r}")
     project = (mid, out_channels)
     total = _convolution(op, (mid, mid), kernel, image, positions, mid, False, element_size)
     total += _convolution(op, project, 1, positions, positions, 1, False, element_size)
