@@ -1,5 +1,4 @@
-// output = activation(conv2d(input) + bias), dense kernel, groups 1, dilation 1. The stem of a
-// network.
+// output = activation(conv2d(input) + bias + residual), dense kernel, groups 1, dilation 1.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +16,11 @@ struct Conv2dBiasActParams {
   Activation activation;
   const void* input;                                                // any strides
   int64_t batch_stride, channel_stride, row_stride, column_stride;  // of the input, in elements
-  const float* packed;                                              // pack_pointwise's result
+  const float* packed;                                              // pack_conv2d's result
+  bool winograd;                                                    // which of its two kinds
+  const void* residual;                                             // as the output, or null
   void* output;                                                     // [N, OH, OW, K]
+  int64_t out_row;  // elements between pixels of the output; 0: K
 };
 
 }  // namespace fastconv

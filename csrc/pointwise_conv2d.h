@@ -17,6 +17,7 @@ struct PointwiseConv2dParams {
   const void* residual;     // [N, OH, OW, K] or null
   const void* input_scale;  // [N, C] or null
   void* output;             // [N, OH, OW, K]
+  int64_t out_row;          // elements between pixels of the output; 0: K
 };
 
 }  // namespace fastconv

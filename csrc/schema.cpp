@@ -67,12 +67,14 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   define(m, "linear", "(Tensor input, Tensor weight, Tensor? bias, Tensor? packed=None)");
   // type: of the maps, 0 for float32, 1 for bfloat16.
   m.def("pack_pointwise(Tensor weight, Tensor? bias, int type=0) -> Tensor");
+  // Of a dense convolution, in the form that suits it.
+  m.def("pack_conv2d(Tensor weight, Tensor? bias, int[2] stride, int type=0) -> Tensor");
   m.def("pack_depthwise(Tensor weight, Tensor? bias, int type=0) -> Tensor");
   // Whether the level in use has kernels for this type.
   m.def("has_kernels(int type) -> bool");
   // Uninitialized room for the packed weights of several ops, one after the other.
   m.def("pack_buffer(Tensor like, int size) -> Tensor");
-  // A chain of inference ops, each on what the one before it wrote. steps: 19 numbers for each, as
+  // A chain of inference ops, each on what the one before it wrote. steps: 21 numbers for each, as
   // csrc/ops/sequential.cpp reads them, in one string, which comes here faster than a list; packed:
   // the weights of all, one after the other.
   m.def("sequential(Tensor input, str steps, Tensor packed) -> Tensor");

@@ -1,5 +1,7 @@
 """A chain of ops in one native call: bit for bit what its ops give one by one."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -160,7 +162,8 @@ def _weights(out, depth=4):
 
 
 POINTWISE = Step(StepKind.POINTWISE, 8)
-IDENTITY = Step(StepKind.INVERTED_RESIDUAL, 8, kernel=(1, 1), residual=True)
+MAX_POOL = Step(StepKind.MAX_POOL, 0)
+IDENTITY = Step(StepKind.INVERTED_RESIDUAL, 8, kernel=(1, 1), residual=1)
 
 
 def _changed(step, field, value):
@@ -172,12 +175,16 @@ def _changed(step, field, value):
 @pytest.mark.parametrize(
     ("steps", "packed", "message"),
     [
-        ([], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 0"),
-        ([1, 2, 3], lambda: _weights(8), "steps must have a multiple of 19 numbers, got 3"),
-        (["x", *POINTWISE.numbers()[1:]], lambda: _weights(8), "steps must have a multiple of 19"),
-        ([*POINTWISE.numbers(), "x"], lambda: _weights(8), "steps must have a multiple of 19"),
+        ([], lambda: _weights(8), "steps must have a multiple of 21 numbers, got 0"),
+        ([1, 2, 3], lambda: _weights(8), "steps must have a multiple of 21 numbers, got 3"),
+        (["x", *POINTWISE.numbers()[1:]], lambda: _weights(8), "steps must have a multiple of 21"),
+        ([*POINTWISE.numbers(), "x"], lambda: _weights(8), "steps must have a multiple of 21"),
         ([*POINTWISE.numbers()[:-1], 2**70], lambda: _weights(8), "steps must have a multiple"),
-        (_changed(POINTWISE, 0, 7), lambda: _weights(8), "steps' kind must be from 0 to 6, got 7"),
+        (
+            _changed(POINTWISE, 0, 10),
+            lambda: _weights(8),
+            "steps' kind must be from 0 to 9",
+        ),
         (_changed(POINTWISE, 0, -1), lambda: _weights(8), "steps' kind must"),
         (_changed(POINTWISE, 1, 0), lambda: _weights(8), "steps' sizes must be from 1 to"),
         (_changed(POINTWISE, 1, 2**40), lambda: _weights(8), "steps' sizes must be from 1 to"),
@@ -198,9 +205,38 @@ def _changed(step, field, value):
             "input must be, with its padding, at least as large as the kernel, got 5 x 6",
         ),
         (
-            [*POINTWISE.numbers(), *Step(StepKind.CONV2D_BIAS_ACT, 8).numbers()],
-            lambda: torch.cat([_weights(8), _weights(8, 8)]),
-            "a dense convolution must be the first step, got step 1",
+            _changed(POINTWISE, 19, 1),
+            lambda: _weights(8),
+            "a step's source must be a map",
+        ),
+        (
+            _changed(POINTWISE, 15, 3),
+            lambda: _weights(8),
+            "a step's source must be a map",
+        ),
+        (_changed(POINTWISE, 20, 1), lambda: _weights(8), "a step that joins another must"),
+        (
+            [*POINTWISE.numbers(), *_changed(MAX_POOL, 15, 1)],
+            lambda: _weights(8),
+            "a step with a residual must",
+        ),
+        (  # of another size
+            [*POINTWISE.numbers(), *MAX_POOL._replace(source=1, joins=1, stride=(2, 2)).numbers()],
+            lambda: _weights(8),
+            "a step that joins another must",
+        ),
+        (  # after it was read
+            [*POINTWISE.numbers(), *MAX_POOL.numbers(), *MAX_POOL._replace(joins=2).numbers()],
+            lambda: _weights(8),
+            "a step that joins another must",
+        ),
+        (  # five maps wait for the end
+            [
+                *itertools.chain(*(MAX_POOL._replace(source=i).numbers() for i in range(5))),
+                *POINTWISE._replace(out_channels=4, source=4).numbers() * 4,
+            ],
+            lambda: torch.cat([_weights(4)] * 4),
+            "steps must need at most 4 maps at the same time",
         ),
     ],
 )

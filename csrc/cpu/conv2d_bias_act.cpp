@@ -7,6 +7,7 @@
 
 #include "gemm.h"
 #include "kernels.h"
+#include "winograd.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -57,10 +58,13 @@ void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n,
   for (int64_t r = 0; r < count; ++r) {
     const GemmA a{rows + r * p.stride_height * row_size, p.stride_width * channels,
                   p.kernel_width * channels, row_size, p.kernel_height * p.kernel_width * channels};
-    const GemmC c =
-        gemm_map(elements(p.output) + (n * p.out_height + y + r) * p.out_width * out, out);
+    const int64_t pixel = (n * p.out_height + y + r) * p.out_width;
+    GemmC c = gemm_map(elements(p.output), out);
+    if (p.out_row != 0) c.row = p.out_row;
+    c.data = elements(p.output) + pixel * c.row;
+    const Element* residual = p.residual == nullptr ? nullptr : elements(p.residual) + pixel * out;
     gemm(a, {p.packed + kPackedHeader, /*cold=*/false, {}}, panels, p.out_width, c,
-         {p.activation, nullptr, 0}, 0, panels.count);
+         {p.activation, residual, out}, 0, panels.count);
   }
 }
 
@@ -68,6 +72,9 @@ void rows_of_step(const Conv2dBiasActParams& p, const Panels& panels, int64_t n,
 
 void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads) {
   if (p.batch == 0 || p.out_height == 0 || p.out_width == 0) return;
+  if constexpr (kDataType == DataType::kFloat32) {
+    if (p.winograd) return winograd_conv2d(p, threads);
+  }
   const Panels panels(p.out_channels);
   const int64_t steps = (p.out_height + kRowsPerStep - 1) / kRowsPerStep;
   threads.parallel(p.batch * steps, [&](int64_t task) {

@@ -9,6 +9,7 @@
 #include "../parallel.h"
 #include "../pointwise_conv2d.h"
 #include "../pointwise_conv2d_pool.h"
+#include "../pool.h"
 #include "../sequential.h"
 #include "../squeeze_excite.h"
 #include "../train.h"
@@ -23,6 +24,9 @@ struct KernelTable {
   // null.
   void (*pack_pointwise)(const float* weight, int64_t n, int64_t channels, int64_t segments,
                          int64_t taps, const float* bias, float* packed);
+  // weight [n, channels, 3, 3]; null where there is no such kernel.
+  void (*pack_winograd)(const float* weight, int64_t n, int64_t channels, const float* bias,
+                        float* packed);
   void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias,
                          float* packed);
   void (*pointwise_conv2d)(const PointwiseConv2dParams&, const Threads&);
@@ -32,6 +36,8 @@ struct KernelTable {
   void (*conv2d_bias_act)(const Conv2dBiasActParams&, const Threads&);
   void (*pointwise_conv2d_pool)(const PointwiseConv2dPoolParams&, const Threads&);
   void (*linear)(const LinearParams&, const Threads&);
+  void (*max_pool)(const PoolParams&, const Threads&);
+  void (*average_pool)(const PoolParams&, const Threads&);
   void (*train_pointwise_conv2d)(const TrainPointwiseConv2dParams&, const Threads&);
   void (*train_pointwise_conv2d_backward)(const TrainPointwiseConv2dBackwardParams&,
                                           const Threads&);

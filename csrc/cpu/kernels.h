@@ -16,6 +16,8 @@ void squeeze_excite(const SqueezeExciteConv2dParams& p, const Threads& threads);
 void conv2d_bias_act(const Conv2dBiasActParams& p, const Threads& threads);
 void pointwise_conv2d_pool(const PointwiseConv2dPoolParams& p, const Threads& threads);
 void linear(const LinearParams& p, const Threads& threads);
+void max_pool(const PoolParams& p, const Threads& threads);
+void average_pool(const PoolParams& p, const Threads& threads);
 void train_pointwise_conv2d(const TrainPointwiseConv2dParams& p, const Threads& threads);
 void train_pointwise_conv2d_backward(const TrainPointwiseConv2dBackwardParams& p,
                                      const Threads& threads);

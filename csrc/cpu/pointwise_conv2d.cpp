@@ -51,8 +51,11 @@ void run_pixels(const PointwiseConv2dParams& p, const Panels& panels, int64_t ru
   const GemmA a{a_data, a_row, in, 0, in};
   const GemmEpilogue epilogue{p.activation,
                               p.residual ? elements(p.residual) + first * out : nullptr, out};
-  gemm(a, {p.packed + kPackedHeader, /*cold=*/begin == 0, {}}, panels, end - begin,
-       gemm_map(elements(p.output) + first * out, out), epilogue, panel_begin, panel_end);
+  GemmC c = gemm_map(elements(p.output), out);
+  if (p.out_row != 0) c.row = p.out_row;
+  c.data = elements(p.output) + first * c.row;
+  gemm(a, {p.packed + kPackedHeader, /*cold=*/begin == 0, {}}, panels, end - begin, c, epilogue,
+       panel_begin, panel_end);
 }
 
 }  // namespace

@@ -23,6 +23,8 @@ enum class Scratch : int {
   kBand,  // of the first op's map
   kMaps,  // between two ops
   kOtherMaps,
+  kThirdMaps,
+  kFourthMaps,
   kJointMaps,  // of a group of images, where they join
   kFeatures,   // of the whole batch
   kCount

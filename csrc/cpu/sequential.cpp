@@ -21,6 +21,9 @@ struct Steps {
   int64_t begin, end;
 };
 
+constexpr Scratch kSlots[kMapSlots] = {Scratch::kMaps, Scratch::kOtherMaps, Scratch::kThirdMaps,
+                                       Scratch::kFourthMaps};
+
 char* buffer(Scratch purpose, int64_t bytes) {
   return static_cast<char*>(scratch(purpose, static_cast<std::size_t>(bytes)));
 }
@@ -41,9 +44,10 @@ struct Chain {
     return static_cast<const char*>(p.input) + bytes(n * size);
   }
 
-  // One step on `batch` images.
-  void run_step(const SequentialStep& step, int64_t batch, const char* input, char* output,
-                const Threads& threads) const {
+  // One step on `batch` images; residual may be null.
+  void run_step(const SequentialStep& step, int64_t batch, const char* input, const char* residual,
+                char* output, const Threads& threads) const {
+    output += bytes(step.out_begin);
     const auto run_kernel = [&](auto q, const auto& kernel) {
       q.batch = batch;
       q.input = input;
@@ -51,10 +55,16 @@ struct Chain {
       kernel(q, threads);
     };
     switch (step.kind) {
-      case StepKind::kConv2dBiasAct:
-        return run_kernel(step.conv2d_bias_act, table.conv2d_bias_act);
-      case StepKind::kPointwise:
-        return run_kernel(step.pointwise, table.pointwise_conv2d);
+      case StepKind::kConv2dBiasAct: {
+        Conv2dBiasActParams q = step.conv2d_bias_act;
+        q.residual = residual;
+        return run_kernel(q, table.conv2d_bias_act);
+      }
+      case StepKind::kPointwise: {
+        PointwiseConv2dParams q = step.pointwise;
+        q.residual = residual;
+        return run_kernel(q, table.pointwise_conv2d);
+      }
       case StepKind::kDepthwise:
         return run_kernel(step.depthwise, table.depthwise_conv2d);
       case StepKind::kInvertedResidual: {
@@ -62,7 +72,7 @@ struct Chain {
         q.depthwise.batch = batch;
         q.depthwise.input = input;
         q.depthwise.output = output;
-        q.residual = step.residual ? input : nullptr;
+        q.residual = residual;
         q.ahead = weights_after(step);
         return table.inverted_residual(q, threads);
       }
@@ -75,6 +85,11 @@ struct Chain {
         return run_kernel(step.linear, table.linear);
       case StepKind::kSqueezeExcite:
         return run_kernel(step.squeeze_excite, table.squeeze_excite);
+      case StepKind::kMaxPool:
+        return run_kernel(step.window, table.max_pool);
+      case StepKind::kAveragePool:
+      case StepKind::kMean:
+        return run_kernel(step.window, table.average_pool);
     }
   }
 
@@ -96,7 +111,9 @@ struct Chain {
         p.steps[1].kind != StepKind::kInvertedResidual)
       return 1;
     const InvertedResidualParams& block = p.steps[1].inverted_residual;
-    const bool direct = block.expand_packed == nullptr && block.squeeze_excite.squeezed == 0;
+    const bool own = p.steps[1].residual == kNoMap || p.steps[1].residual == 1;
+    const bool direct = own && p.steps[0].last_reader == 1 && block.expand_packed == nullptr &&
+                        block.squeeze_excite.squeezed == 0;
     return direct && out_bytes(p.steps[0]) > cache_sizes().l2 / 2 ? 2 : 1;
   }
 
@@ -147,29 +164,40 @@ struct Chain {
         q.depthwise.out_height = count;
         q.depthwise.input = map;
         q.depthwise.output = output + y * out_row;
-        q.residual = step.residual ? map + (y - begin) * row : nullptr;
+        q.residual = step.residual == kNoMap ? nullptr : map + (y - begin) * row;
         table.inverted_residual(q, kAlone);
       }
     });
   }
 
-  // Some steps in a row on `batch` images; maps between them alternate between two buffers.
+  // Some steps in a row on `batch` images, which read no map from before but the last.
   void run_steps(Steps steps, int64_t batch, const char* input, char* output,
                  const Threads& threads) const {
     const int64_t first = steps.begin == 0 ? in_first() - 1 : steps.begin;
-    int64_t largest = 0;
-    for (int64_t i = first; i + 1 < steps.end; ++i)
-      largest = std::max(largest, out_bytes(p.steps[i]));
-    char* maps[] = {buffer(Scratch::kMaps, batch * largest),
-                    buffer(Scratch::kOtherMaps, batch * largest)};
+    const int64_t before = steps.begin == 0 ? 0 : p.steps[steps.begin - 1].output;
+    const int64_t last = p.steps[steps.end - 1].output;
+    int64_t largest[kMapSlots] = {};
     for (int64_t i = first; i < steps.end; ++i) {
-      char* to = i + 1 == steps.end ? output : maps[i % 2];
+      const SequentialStep& step = p.steps[i];
+      if (step.output == last) continue;
+      int64_t& size = largest[p.steps[step.output - 1].slot];
+      size = std::max(size, out_bytes(step));
+    }
+    char* maps[kMapSlots];
+    for (int64_t s = 0; s < kMapSlots; ++s)
+      maps[s] = largest[s] == 0 ? nullptr : buffer(kSlots[s], batch * largest[s]);
+    const auto at = [&](int64_t map) -> const char* {
+      if (map == kNoMap) return nullptr;
+      return map == before ? input : maps[p.steps[map - 1].slot];
+    };
+    for (int64_t i = first; i < steps.end; ++i) {
+      const SequentialStep& step = p.steps[i];
+      char* to = step.output == last ? output : maps[p.steps[step.output - 1].slot];
       if (i > steps.begin && i == first) {
         run_banded(input, to, threads);
       } else {
-        run_step(p.steps[i], batch, input, to, threads);
+        run_step(step, batch, at(step.input), at(step.residual), to, threads);
       }
-      input = to;
     }
   }
 
@@ -184,20 +212,25 @@ struct Chain {
     if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
   }
 
-  // The first step from which the maps of `group` images fit into the cache; not before in_first().
+  // The first step from which the maps of `group` images fit into the cache and the chain can be
+  // cut; not before in_first().
   int64_t joint_step(int64_t group, int64_t body) const {
-    const int64_t limit = cache_sizes().l2 * 3 / 4;
+    const int64_t limit = cache_sizes().l2 * 3 / 4, least = in_first();
     int64_t joint = body;
-    while (joint > in_first() &&
-           group * (in_bytes(p.steps[joint - 1]) + out_bytes(p.steps[joint - 1])) <= limit)
-      --joint;
+    for (int64_t i = body - 1; i >= least; --i) {
+      const SequentialStep& step = p.steps[i];
+      const int64_t out = out_bytes(step) * (step.residual == kNoMap ? 1 : 2);
+      if (group * (in_bytes(step) + out) > limit) break;
+      if (step.begins) joint = i;
+    }
     return joint;
   }
 
   void run(const Threads& threads) const {
     // Fully connected layers at the end see the whole batch: their weights are read once.
     int64_t body = p.count;
-    while (body > 1 && p.steps[body - 1].kind == StepKind::kLinear) --body;
+    while (body > 1 && p.steps[body - 1].kind == StepKind::kLinear && p.steps[body - 1].begins)
+      --body;
     const int64_t features = out_bytes(p.steps[body - 1]);
     char* const end = static_cast<char*>(p.output);
     char* output = body == p.count ? end : buffer(Scratch::kFeatures, p.batch * features);
@@ -218,6 +251,30 @@ struct Chain {
 };
 
 }  // namespace
+
+bool plan_maps(SequentialStep* steps, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) steps[i].last_reader = i + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t map : {steps[i].input, steps[i].residual, steps[i].output})
+      if (map > 0) steps[map - 1].last_reader = std::max(steps[map - 1].last_reader, i);
+  }
+  int64_t free_from[kMapSlots] = {};  // the first step for which a slot is free
+  for (int64_t i = 0; i < count; ++i) {
+    SequentialStep& step = steps[i];
+    const int64_t before = i == 0 ? 0 : steps[i - 1].output;
+    step.begins = true;
+    for (int64_t j = i; j < count; ++j) {
+      for (int64_t map : {steps[j].input, steps[j].residual, steps[j].output})
+        step.begins = step.begins && (map == kNoMap || map > i || map == before);
+    }
+    if (step.output != i + 1) continue;
+    step.slot = 0;
+    while (step.slot < kMapSlots && free_from[step.slot] > i) ++step.slot;
+    if (step.slot == kMapSlots) return false;
+    free_from[step.slot] = step.last_reader + 1;
+  }
+  return true;
+}
 
 void sequential(const KernelTable& table, const SequentialParams& p, const Threads& threads) {
   if (p.batch == 0) return;

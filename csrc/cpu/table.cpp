@@ -1,6 +1,7 @@
 #include "depthwise.h"
 #include "gemm.h"
 #include "kernels.h"
+#include "winograd.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -18,6 +19,11 @@ const KernelTable table = {
 #endif
     kDataType,
     pack_gemm,
+#if defined(FASTCONV_BFLOAT16)
+    nullptr,
+#else
+    pack_winograd,
+#endif
     pack_depthwise,
     pointwise_conv2d,
     depthwise_conv2d,
@@ -26,6 +32,8 @@ const KernelTable table = {
     conv2d_bias_act,
     pointwise_conv2d_pool,
     linear,
+    max_pool,
+    average_pool,
     train_pointwise_conv2d,
     train_pointwise_conv2d_backward,
     train_depthwise_conv2d,

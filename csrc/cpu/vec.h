@@ -71,6 +71,8 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+// NaN where either is NaN: otherwise both orders give the same bits, but for the sign of a zero.
+FASTCONV_INLINE Vec vmax_or_nan(Vec a, Vec b) { return _mm512_or_ps(vmax(a, b), vmax(b, a)); }
 // a where x is above (below) the limit or NaN, else 0.
 FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLE_UQ), a);
@@ -125,6 +127,8 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+// NaN where either is NaN: otherwise both orders give the same bits, but for the sign of a zero.
+FASTCONV_INLINE Vec vmax_or_nan(Vec a, Vec b) { return _mm256_or_ps(vmax(a, b), vmax(b, a)); }
 // a where x is above (below) the limit or NaN, else 0.
 FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
   return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLE_UQ), a);
@@ -175,6 +179,7 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return vdivq_f32(a, b); }
 // NaN in either operand gives NaN: data as the second operand survives a clamp here, too.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return vminq_f32(a, b); }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return vmaxq_f32(a, b); }
+FASTCONV_INLINE Vec vmax_or_nan(Vec a, Vec b) { return vmax(a, b); }
 // a where x is above (below) the limit or NaN, else 0.
 FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
   return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), vcleq_f32(x, limit)));
@@ -221,6 +226,8 @@ FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return a / b; }
 // a clamp.
 FASTCONV_INLINE Vec vmin(Vec a, Vec b) { return a < b ? a : b; }
 FASTCONV_INLINE Vec vmax(Vec a, Vec b) { return a > b ? a : b; }
+// NaN where either is NaN.
+FASTCONV_INLINE Vec vmax_or_nan(Vec a, Vec b) { return a != a ? a : vmax(a, b); }
 // a where x is above (below) the limit or NaN, else 0.
 FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) { return x <= limit ? vzero() : a; }
 FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) { return x >= limit ? vzero() : a; }

@@ -248,6 +248,8 @@ inline Threads torch_threads() {
 
 // type: of the maps, as a DataType.
 Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
+Tensor pack_conv2d(const Tensor& weight, const OptionalTensor& bias, const Ints& stride,
+                   int64_t type);
 Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias, int64_t type);
 
 // Its kind of tensor; what it holds is checked by PackedWeights.
@@ -260,6 +262,9 @@ class PackedWeights {
   PackedWeights(const char* op, const OptionalTensor& packed, const KernelTable& kernels);
   const float* pointwise(const Tensor& weight, const OptionalTensor& bias);
   const float* depthwise(const Tensor& weight, const OptionalTensor& bias);
+  // Of a dense convolution; sets its packed and winograd.
+  void dense(Conv2dBiasActParams& p, const Tensor& weight, const OptionalTensor& bias);
+  void next_dense(Conv2dBiasActParams& p);
   // The next weights: `channels` outputs of `depth` inputs each, in equal segments.
   const float* next(PackedKind kind, int64_t channels, int64_t depth, int64_t segments = 1);
   void check_end() const;

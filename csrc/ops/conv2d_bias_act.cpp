@@ -17,7 +17,7 @@ Tensor conv2d_bias_act_cpu(const Tensor& input, const Tensor& weight, const Opti
   Conv2dBiasActParams p = conv2d_window(op, image, k, KernelSize(weight), stride, padding);
   p.activation = check_activation(op, "activation", activation);
   PackedWeights weights(op, packed, image.kernels);
-  p.packed = weights.pointwise(weight, bias);
+  weights.dense(p, weight, bias);
   weights.check_end();
   Tensor output = empty_channels_last(input, {image.batch, k, p.out_height, p.out_width});
   set_strided_input(p, input);

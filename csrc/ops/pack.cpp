@@ -77,6 +77,27 @@ Tensor pack_pointwise(const Tensor& weight, const OptionalTensor& bias, int64_t 
   return packed;
 }
 
+Tensor pack_conv2d(const Tensor& weight, const OptionalTensor& bias, const Ints& stride,
+                   int64_t type) {
+  const char* op = "pack_conv2d";
+  check_weights(op, "weight", weight);
+  FASTCONV_CHECK(weight.dim() == 4 && weight.numel() > 0, op, "weight", "have shape (K, C, KH, KW)",
+                 shape_text(weight));
+  check_ints(op, "stride", stride, 2, 1);
+  const KernelTable& table = check_type(op, type);
+  const int64_t k = weight.size(0), c = weight.size(1);
+  if (!suits_winograd(table.type, k, c, weight.size(2), weight.size(3), stride[0], stride[1]))
+    return pack_pointwise(weight, bias, type);
+  check_vector(op, "bias", bias, k);
+  Tensor packed =
+      allocate_packed(weight, PackedKind::kWinograd, table, k, c * kWinogradTaps, weight.size(2));
+  const Tensor dense_weight = dense_float(weight);
+  const OptionalTensor b = dense_bias(bias);
+  table.pack_winograd(floats(dense_weight), k, c, floats_or_null(b),
+                      mutable_floats(packed) + kPackedHeader);
+  return packed;
+}
+
 Tensor pack_depthwise(const Tensor& weight, const OptionalTensor& bias, int64_t type) {
   const char* op = "pack_depthwise";
   check_weights(op, "weight", weight);
@@ -153,6 +174,20 @@ const float* PackedWeights::depthwise(const Tensor& weight, const OptionalTensor
                       pack_depthwise(weight, bias, static_cast<int64_t>(kernels_.type))));
 }
 
+void PackedWeights::dense(Conv2dBiasActParams& p, const Tensor& weight,
+                          const OptionalTensor& bias) {
+  if (packed_.has_value()) return next_dense(p);
+  // For one call the form that costs least to make.
+  p.packed = pointwise(weight, bias);
+}
+
+void PackedWeights::next_dense(Conv2dBiasActParams& p) {
+  p.winograd = suits_winograd(kernels_.type, p.out_channels, p.in_channels, p.kernel_height,
+                              p.kernel_width, p.stride_height, p.stride_width);
+  p.packed = next(p.winograd ? PackedKind::kWinograd : PackedKind::kPointwise, p.out_channels,
+                  p.in_channels * p.kernel_height * p.kernel_width, p.kernel_height);
+}
+
 void PackedWeights::check_end() const {
   FASTCONV_CHECK(left_ == 0, op_, "packed", "end with the last weight",
                  text(left_, " floats more"));
@@ -162,6 +197,7 @@ void PackedWeights::check_end() const {
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("pack_pointwise", TORCH_BOX(&fastconv::pack_pointwise));
+  m.impl("pack_conv2d", TORCH_BOX(&fastconv::pack_conv2d));
   m.impl("pack_depthwise", TORCH_BOX(&fastconv::pack_depthwise));
   m.impl("pack_buffer", TORCH_BOX(&fastconv::pack_buffer));
 }

@@ -13,7 +13,7 @@ constexpr const char* kOp = "sequential";
 
 // The fields of one step, in the order of python/fastconv/ops/_sequential.py.
 struct Fields {
-  static constexpr int64_t kCount = 19;
+  static constexpr int64_t kCount = 21;
   explicit Fields(const int64_t* f)
       : kind(static_cast<StepKind>(f[0])),
         out_channels(f[1]),
@@ -24,14 +24,21 @@ struct Fields {
         dilation{f[11], f[12]},
         activation(check_activation(kOp, "steps' activation", f[13])),
         out_activation(check_activation(kOp, "steps' out_activation", f[14])),
-        residual(f[15] != 0),
+        residual(f[15]),
         squeezed(f[16]),
         excite_activation(check_activation(kOp, "steps' squeeze-excite activation", f[17])),
-        excite_gate(check_activation(kOp, "steps' squeeze-excite gate", f[18])) {
+        excite_gate(check_activation(kOp, "steps' squeeze-excite gate", f[18])),
+        source(f[19]),
+        joins(f[20]) {
     FASTCONV_CHECK(f[0] >= 0 && f[0] < kStepKinds, kOp, "steps' kind",
                    text("be from 0 to ", kStepKinds - 1), f[0]);
-    for (int64_t i : {1, 3, 4}) check_size(f[i], 1);
-    for (int64_t i : {2, 16}) check_size(f[i], 0);
+    for (int64_t i : {3, 4}) check_size(f[i], 1);
+    check_size(f[1], pools() ? 0 : 1);
+    for (int64_t i : {2, 15, 16, 19, 20}) check_size(f[i], 0);
+  }
+  // Without weights: it has as many output channels as input channels.
+  bool pools() const {
+    return kind == StepKind::kMaxPool || kind == StepKind::kAveragePool || kind == StepKind::kMean;
   }
   static void check_size(int64_t size, int64_t least) {
     FASTCONV_CHECK(size >= least && size <= (int64_t{1} << 24), kOp, "steps' sizes",
@@ -43,12 +50,14 @@ struct Fields {
   KernelSize kernel;
   Ints stride, padding, dilation;
   Activation activation, out_activation;  // inside a block, and at its end
-  bool residual;
-  int64_t squeezed;  // 0: no squeeze-excite
+  int64_t residual;                       // 0: none; n: the map before the step n - 1 before
+  int64_t squeezed;                       // 0: no squeeze-excite
   Activation excite_activation, excite_gate;
+  int64_t source;  // the map before the step so many before is read
+  int64_t joins;   // 0: none; n: writes behind the channels of the step n before
 };
 
-int64_t elements_of(const Image& image) { return image.channels * image.height * image.width; }
+int64_t elements_of(const Sizes& image) { return image.channels * image.height * image.width; }
 
 SqueezeExciteParams excite_of(const Fields& f, int64_t channels) {
   SqueezeExciteParams p{};
@@ -59,14 +68,22 @@ SqueezeExciteParams excite_of(const Fields& f, int64_t channels) {
   return p;
 }
 
+PoolParams pool_window(const Sizes& image, const Fields& f) {
+  const Window window = check_window(kOp, image, f.kernel, f.stride, f.padding, {1, 1});
+  PoolParams p{};
+  set_window(p, image, f.kernel, window, f.stride, f.padding);
+  p.channels = image.channels;
+  return p;
+}
+
 // One step on `image`, which becomes what the step makes of it.
-SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) {
+SequentialStep read_step(const Fields& f, PackedWeights& weights, Sizes& image) {
   SequentialStep step{};
   step.kind = f.kind;
-  step.residual = f.residual;
   step.in_elements = elements_of(image);
-  const int64_t in = image.channels, out = f.out_channels, taps = f.kernel.height * f.kernel.width;
-  const Image input = image;
+  const int64_t in = image.channels, out = f.pools() ? in : f.out_channels;
+  const int64_t taps = f.kernel.height * f.kernel.width;
+  const Sizes input = image;
   step.weights.data = weights.position();
   image.channels = out;
   switch (f.kind) {
@@ -74,7 +91,11 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       Conv2dBiasActParams& p = step.conv2d_bias_act;
       p = conv2d_window(kOp, input, out, f.kernel, f.stride, f.padding);
       p.activation = f.out_activation;
-      p.packed = weights.next(PackedKind::kPointwise, out, in * taps, f.kernel.height);
+      weights.next_dense(p);
+      p.batch_stride = step.in_elements;
+      p.channel_stride = 1;
+      p.row_stride = input.width * in;
+      p.column_stride = in;
       image.height = p.out_height;
       image.width = p.out_width;
       break;
@@ -152,13 +173,26 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Image& image) 
       set_packed(step.squeeze_excite.weights, weights);
       break;
     }
+    case StepKind::kMaxPool:
+    case StepKind::kAveragePool: {
+      step.window = pool_window(input, f);
+      image.height = step.window.out_height;
+      image.width = step.window.out_width;
+      break;
+    }
+    case StepKind::kMean: {
+      PoolParams& p = step.window;
+      p = PoolParams{};
+      p.height = p.kernel_height = input.height;
+      p.width = p.kernel_width = input.width;
+      p.channels = in;
+      p.out_height = p.out_width = p.stride_height = p.stride_width = 1;
+      image.height = image.width = 1;
+      break;
+    }
   }
   step.weights.floats = weights.position() - step.weights.data;
   step.out_elements = elements_of(image);
-  const bool same = image.channels == input.channels && image.height == input.height &&
-                    image.width == input.width;
-  FASTCONV_CHECK(!f.residual || (f.kind == StepKind::kInvertedResidual && same), kOp,
-                 "a step with a residual", "be a block that keeps the shape", "another");
   return step;
 }
 
@@ -181,6 +215,7 @@ struct Plan {
   int64_t packed_size = 0, in_channels = 0, in_height = 0, in_width = 0;
   std::vector<SequentialStep> steps;
   int64_t channels = 0, height = 0, width = 0;  // of the output
+  bool shares_input = false;                    // whether more than the first step reads it
 
   bool fits(const Image& image, const std::string& wanted, const Tensor& weights) const {
     return kernels == &image.kernels && packed == weights.const_data_ptr() &&
@@ -189,7 +224,103 @@ struct Plan {
   }
 };
 
-Plan read_plan(Image image, const std::string& steps, const Tensor& packed) {
+// Where a step writes its pixels if they are not dense; null for an op that cannot.
+int64_t* out_row(SequentialStep& step) {
+  switch (step.kind) {
+    case StepKind::kConv2dBiasAct:
+      return &step.conv2d_bias_act.out_row;
+    case StepKind::kPointwise:
+      return &step.pointwise.out_row;
+    case StepKind::kMaxPool:
+    case StepKind::kAveragePool:
+      return &step.window.out_row;
+    default:
+      return nullptr;
+  }
+}
+
+bool takes_residual(StepKind kind) {
+  return kind == StepKind::kConv2dBiasAct || kind == StepKind::kPointwise ||
+         kind == StepKind::kInvertedResidual;
+}
+
+// Follows the maps of a chain: their sizes, who writes them and who reads them.
+class Maps {
+ public:
+  Maps(std::vector<SequentialStep>& steps, const Sizes& input)
+      : steps_(steps), sizes_{input}, is_read_{false} {}
+
+  void add(const Fields& f, PackedWeights& weights) {
+    const int64_t map = find(f.source);
+    Sizes image = sizes_[map];
+    SequentialStep step = read_step(f, weights, image);
+    step.input = map;
+    is_read_[map] = true;
+    step.residual = kNoMap;
+    if (f.residual > 0) {
+      step.residual = find(f.residual - 1);
+      is_read_[step.residual] = true;
+      const Sizes& added = sizes_[step.residual];
+      FASTCONV_CHECK(takes_residual(f.kind) && f.joins == 0 && same_pixels(added, image) &&
+                         added.channels == image.channels,
+                     kOp, "a step with a residual",
+                     "be a convolution or a block that has the shape of that map", "another");
+    }
+    step.output = static_cast<int64_t>(steps_.size()) + 1;
+    if (f.joins > 0) join(f.joins, image, step);
+    steps_.push_back(step);
+    sizes_.push_back(image);
+    is_read_.push_back(false);
+  }
+
+  // What the last step writes.
+  const Sizes& last() const { return sizes_[steps_.back().output]; }
+
+  // To be called when all steps are there.
+  void finish() {
+    for (SequentialStep& step : steps_) {
+      const Sizes& image = sizes_[step.output];
+      step.out_elements = elements_of(image);
+      if (int64_t* row = out_row(step)) *row = image.channels;
+    }
+    FASTCONV_CHECK(plan_maps(steps_.data(), steps_.size()), kOp, "steps",
+                   text("need at most ", kMapSlots, " maps at the same time"), "more");
+  }
+
+ private:
+  // The map before the step so many before the next one.
+  int64_t find(int64_t back) const {
+    const int64_t map = static_cast<int64_t>(steps_.size()) - back;
+    FASTCONV_CHECK(map >= 0, kOp, "a step's source", "be a map of the chain",
+                   text(back, " steps before"));
+    return map == 0 ? 0 : steps_[map - 1].output;
+  }
+
+  static bool same_pixels(const Sizes& a, const Sizes& b) {
+    return a.height == b.height && a.width == b.width;
+  }
+
+  void join(int64_t back, const Sizes& image, SequentialStep& step) {
+    const int64_t other = static_cast<int64_t>(steps_.size()) - back;
+    const bool there = other >= 0;
+    const int64_t map = there ? steps_[other].output : 0;
+    Sizes& joint = sizes_[map];
+    FASTCONV_CHECK(there && !is_read_[map] && same_pixels(joint, image) && out_row(step) &&
+                       out_row(steps_[map - 1]) && steps_[map - 1].residual == kNoMap,
+                   kOp, "a step that joins another",
+                   "be a convolution or a pooling of its size, before the map is read",
+                   text("one of ", image.height, " x ", image.width));
+    step.output = map;
+    step.out_begin = joint.channels;
+    joint.channels += image.channels;
+  }
+
+  std::vector<SequentialStep>& steps_;
+  std::vector<Sizes> sizes_;  // of map i; of the joint maps, as far as they are written
+  std::vector<bool> is_read_;
+};
+
+Plan read_plan(const Image& image, const std::string& steps, const Tensor& packed) {
   Plan plan;
   plan.text = steps;
   plan.kernels = &image.kernels;
@@ -200,16 +331,18 @@ Plan read_plan(Image image, const std::string& steps, const Tensor& packed) {
   plan.in_width = image.width;
   const Ints numbers = parse(steps);
   PackedWeights weights(kOp, packed, image.kernels);
-  for (std::size_t i = 0; i < numbers.size(); i += Fields::kCount) {
-    const Fields fields(numbers.data() + i);
-    FASTCONV_CHECK(i == 0 || fields.kind != StepKind::kConv2dBiasAct, kOp, "a dense convolution",
-                   "be the first step", text("step ", i / Fields::kCount));
-    plan.steps.push_back(read_step(fields, weights, image));
-  }
+  Maps maps(plan.steps, image);
+  for (std::size_t i = 0; i < numbers.size(); i += Fields::kCount)
+    maps.add(Fields(numbers.data() + i), weights);
   weights.check_end();
-  plan.channels = image.channels;
-  plan.height = image.height;
-  plan.width = image.width;
+  maps.finish();
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const SequentialStep& step = plan.steps[i];
+    plan.shares_input |= step.residual == 0 || (i > 0 && step.input == 0);
+  }
+  plan.channels = maps.last().channels;
+  plan.height = maps.last().height;
+  plan.width = maps.last().width;
   return plan;
 }
 
@@ -233,12 +366,12 @@ Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tenso
   Plan& plan = plan_for(image, steps, packed);
   const StepKind last = plan.steps.back().kind;
   Tensor output =
-      last == StepKind::kPool || last == StepKind::kLinear
+      last == StepKind::kPool || last == StepKind::kMean || last == StepKind::kLinear
           ? empty_2d(input, image.batch, plan.channels)
           : empty_channels_last(input, {image.batch, plan.channels, plan.height, plan.width});
-  const bool strided = plan.steps[0].kind == StepKind::kConv2dBiasAct;
-  const Tensor first = strided ? input : channels_last(input);
-  if (strided) set_strided_input(plan.steps[0].conv2d_bias_act, first);
+  const bool dense = plan.steps[0].kind == StepKind::kConv2dBiasAct;
+  const Tensor first = dense && !plan.shares_input ? input : channels_last(input);
+  if (dense) set_strided_input(plan.steps[0].conv2d_bias_act, first);
   const SequentialParams p{image.batch, static_cast<int64_t>(plan.steps.size()), plan.steps.data(),
                            data(first), mutable_data(output)};
   sequential(image.kernels, p, torch_threads());

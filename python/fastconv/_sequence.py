@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .nn._chain import are_steps, native_chain
+from .nn._chain import native_chain
 from .nn._fused import FusedModule, Native, original_class
+from .nn._graph import native_max_pool
 from .nn._parts import is_supported
 from .nn._unit import Unit, first_unit, is_identity
 from .nn._units import in_a_row, native_units
@@ -48,6 +49,10 @@ class Item(NamedTuple):
             dims = 2 if self.flat else 4
             make = self.module.packed_native if pack else self.module.unpacked_native
             native = make("forward", dims)
+        elif not self.flat and type(self.module) is nn.MaxPool2d:
+            native = native_max_pool(self.module, pack)
+            if native is None:
+                return None
         elif self.flat and type(self.module) is nn.Linear:
             native = native_linear(self.module, pack)
         else:
@@ -68,10 +73,13 @@ class Item(NamedTuple):
 
 def _pooled(native: Native) -> Native:
     steps = native.steps
-    if steps and steps[-1].kind is StepKind.POINTWISE and steps[-1].stride == (1, 1):
-        steps = (*steps[:-1], steps[-1]._replace(kind=StepKind.POOL))
-    else:
-        steps = None
+    if steps:
+        last = steps[-1]
+        alone = last.residual == last.joins == 0
+        if last.kind is StepKind.POINTWISE and last.stride == (1, 1) and alone:
+            steps = (*steps[:-1], last._replace(kind=StepKind.POOL))
+        else:
+            steps = (*steps, Step(StepKind.MEAN, 0))
     call = native.call
     return native._replace(call=lambda packed, x: _mean(call(packed, x)), steps=steps)
 
@@ -97,7 +105,7 @@ def children(module: nn.Module) -> list[nn.Module]:
 def sequence_items(parts: Sequence[Part]) -> list[Item]:
     """Rows of units that have native ops, and the other modules, in their order."""
     items: list[Item] = []
-    rest = _expanded(parts)
+    rest = expanded(parts)
     flat = False
     while rest:
         part = rest[0]
@@ -123,7 +131,7 @@ def sequence_items(parts: Sequence[Part]) -> list[Item]:
     return items
 
 
-def _expanded(parts: Sequence[Part]) -> list[Part]:
+def expanded(parts: Sequence[Part]) -> list[Part]:
     """What sequences inside consist of, without what does nothing in eval mode."""
     found: list[Part] = []
     for part in parts:
@@ -132,7 +140,7 @@ def _expanded(parts: Sequence[Part]) -> list[Part]:
         elif is_identity(part):
             continue
         elif is_sequential(part):
-            found += _expanded(children(part))
+            found += expanded(children(part))
         else:
             found.append(part)
     return found
@@ -140,27 +148,21 @@ def _expanded(parts: Sequence[Part]) -> list[Part]:
 
 def is_worth_joining(items: Sequence[Item]) -> bool:
     """Whether two neighbours can be steps of one native call."""
-    steps = [item.steps() for item in items]
-    usable = [bool(own) and are_steps(own or ()) for own in steps]
-    return any(first and second for first, second in itertools.pairwise(usable))
+    are_steps = [bool(item.steps()) for item in items]
+    return any(first and second for first, second in itertools.pairwise(are_steps))
 
 
 def build_sequence(items: Sequence[Item], pack: bool) -> Native | None:
     """One native form for all: one call for neighbours that are steps."""
     groups: list[list[Item]] = []
-    open_steps: tuple[Step, ...] = ()
+    is_open = False
     for item in items:
-        steps = item.steps() or ()
-        if (
-            open_steps
-            and steps
-            and are_steps((*open_steps[:1], *steps))
-            and _may_join(groups, item)
-        ):
+        is_step = bool(item.steps())
+        if is_open and is_step and _may_join(groups, item):
             groups[-1].append(item)
         else:
             groups.append([item])
-        open_steps = steps
+        is_open = is_step
     natives = [_group(group, pack) for group in groups]
     parts = [native for native in natives if native is not None]
     # What could be packed as one is one group already.
@@ -173,8 +175,8 @@ def _may_join(groups: Sequence[Sequence[Item]], item: Item) -> bool:
 
 
 def _group(group: Sequence[Item], pack: bool) -> Native | None:
-    if len(group) > 1 and pack:
-        weights = [weight for item in group for weight in item.weights()]
+    weights = [weight for item in group for weight in item.weights()]
+    if len(group) > 1 and pack and weights:
         return native_chain([partial(item.native, True) for item in group], weights)
     natives: list[Native] = []
     for item in group:

@@ -48,10 +48,19 @@ def fold_batch_norm(
 
 
 def pack_pointwise(weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    """For pointwise_conv2d, pointwise_conv2d_pool, conv2d_bias_act and linear."""
+    """For pointwise_conv2d, pointwise_conv2d_pool and linear."""
     if isinstance(weight, Tensor) and weight.is_cuda:
         return None
     return torch.ops.fastconv.pack_pointwise(weight, bias, _precision.type_code(weight))
+
+
+def pack_conv2d(
+    weight: Tensor, bias: Tensor | None, stride: tuple[int, int] = (1, 1)
+) -> Tensor | None:
+    """For conv2d_bias_act, in the form that suits the window."""
+    if isinstance(weight, Tensor) and weight.is_cuda:
+        return None
+    return torch.ops.fastconv.pack_conv2d(weight, bias, stride, _precision.type_code(weight))
 
 
 def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor | None:
@@ -63,11 +72,14 @@ def pack_depthwise(weight: Tensor, bias: Tensor | None) -> Tensor | None:
 
 def pack_buffer(weights: Sequence[Tensor]) -> Tensor:
     """Uninitialized room for what these weights are when they are packed, one after the other."""
-    # Of a weight with one input channel it cannot be said which kind it is: the larger.
-    size = sum(
-        _packed_numel(weight, weight.shape[1] == 1, _precision.type_code(weight))
-        for weight in weights
-    )
+    # What kind it is, a weight alone does not always say: the largest.
+    size = 0
+    for weight in weights:
+        type = _precision.type_code(weight)
+        size += max(
+            _packed_numel(weight, weight.shape[1] == 1, type),
+            _packed_conv2d_numel(weight, (1, 1), type),
+        )
     return torch.ops.fastconv.pack_buffer(weights[0], size)
 
 
@@ -132,6 +144,22 @@ def _packed_numel(weight: Tensor, depthwise: bool, type: int) -> int:
     return 16 + rows * (1 + depth)
 
 
+def _packed_conv2d_numel(weight: Tensor, stride: Sequence[int], type: int) -> int:
+    """As packed_size and suits_winograd of csrc/packed.h."""
+    k, c = weight.shape[:2]
+    suits = min(k, c) >= 16 and k * c <= 1 << 17 and weight.shape[2:] == (3, 3)
+    if type != 0 or tuple(stride) != (1, 1) or not suits:
+        return _packed_numel(weight, False, type)
+    rows = -(-weight.shape[0] // 16) * 16
+    return 16 + rows + 36 * rows * (1 + weight.shape[1])
+
+
+def _pack_conv2d_like(
+    weight: Tensor, bias: Tensor | None, stride: Sequence[int], type: int = 0
+) -> Tensor:
+    return weight.new_empty(_packed_conv2d_numel(weight, stride, type), dtype=torch.float32)
+
+
 def _pack_pointwise_like(weight: Tensor, bias: Tensor | None, type: int = 0) -> Tensor:
     return weight.new_empty(_packed_numel(weight, False, type), dtype=torch.float32)
 
@@ -142,6 +170,7 @@ def _pack_depthwise_like(weight: Tensor, bias: Tensor | None, type: int = 0) -> 
 
 if backend.NATIVE_MISSING is None:
     torch.library.register_fake("fastconv::pack_pointwise", _pack_pointwise_like)
+    torch.library.register_fake("fastconv::pack_conv2d", _pack_conv2d_like)
     torch.library.register_fake("fastconv::pack_depthwise", _pack_depthwise_like)
     torch.library.register_fake(
         "fastconv::pack_buffer", lambda like, size: like.new_empty(size, dtype=torch.float32)

@@ -152,7 +152,9 @@ void test_conv2d(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k, con
   const Activation activation = draw.activation();
   const int64_t taps = s.kernel_height * s.kernel_width;
   const Floats weight = draw.floats(k * c * taps), bias = draw.maybe(draw.chance(), k);
-  const Map expected = activate(convolve(image, weight, bias, k, 1, s), activation);
+  Map expected = convolve(image, weight, bias, k, 1, s);
+  const Floats residual = draw.maybe(draw.chance(), expected.value.size());
+  expected = activate(add(expected, residual), activation);
 
   Conv2dBiasActParams p{n,
                         h,
@@ -174,15 +176,21 @@ void test_conv2d(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k, con
                         in.row,
                         in.column,
                         nullptr,
+                        false,
+                        nullptr,
                         nullptr};
-  const std::string what =
-      text(describe(image), in.name, "outputs", k, describe(s), describe(activation));
+  const std::string what = text(describe(image), in.name, "outputs", k, describe(s),
+                                describe(activation), "residual", !residual.empty());
   check("conv2d_bias_act", what, expected,
         [&](const Level& level, const Threads& threads, void* output) {
-          const Floats packed =
-              pack_pointwise(level, weight, k, c, s.kernel_height, s.kernel_width, bias);
+          p.winograd = suits_winograd(level.table->type, k, c, s.kernel_height, s.kernel_width,
+                                      s.stride_height, s.stride_width);
+          const Floats packed = p.winograd ? pack_winograd(level, weight, k, c, bias)
+                                           : pack_pointwise(level, weight, k, c, s.kernel_height,
+                                                            s.kernel_width, bias);
           p.packed = packed.data();
-          const Elements elements(level, input);
+          const Elements elements(level, input), residuals(level, residual);
+          p.residual = residuals.data();
           p.input = elements.data();
           p.output = output;
           level.table->conv2d_bias_act(p, threads);
@@ -250,6 +258,14 @@ void test_convolutions(Draw& draw) {
       test_pool(draw, draw.of(kBatches), draw.chance() ? draw_size(draw) : 60 + draw_size(draw), c,
                 k);
       for (int64_t n : {0, 1, 2, 5, 17}) test_linear(draw, n, c, k);
+    }
+  }
+  // Winograd's: few tiles and several blocks of them.
+  for (int64_t c : {16, 17, 32}) {
+    for (int64_t k : {16, 33, 40, 100}) {
+      const int64_t wide = draw.chance() ? 40 : 1;
+      const int64_t size[] = {draw.of(kBatches), draw_size(draw), wide + draw_size(draw)};
+      test_conv2d(draw, size, c, k, with_padding(draw, {3, 3, 1, 1, 1, 1}, size[1], size[2]));
     }
   }
   // Several blocks of pixels, with and without a scale; several tiles of every height.

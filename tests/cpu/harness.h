@@ -245,6 +245,15 @@ inline Floats pack_pointwise(const Level& level, const Floats& weight, int64_t n
   return pack_pointwise(level, weight, n, channels, 1, 1, bias);
 }
 
+inline Floats pack_winograd(const Level& level, const Floats& weight, int64_t n, int64_t channels,
+                            const Floats& bias) {
+  const int64_t depth = channels * kWinogradTaps;
+  Floats packed(packed_size(PackedKind::kWinograd, level.table->type, n, depth), NAN);
+  level.table->pack_winograd(weight.data(), n, channels, data_or_null(bias),
+                             packed.data() + kPackedHeader);
+  return packed;
+}
+
 inline Floats pack_depthwise(const Level& level, const Floats& weight, int64_t channels,
                              int64_t taps, const Floats& bias) {
   Floats packed(packed_size(PackedKind::kDepthwise, level.table->type, channels, taps), NAN);

@@ -118,6 +118,42 @@ inline Map add(Map x, const Floats& residual) {
   return x;
 }
 
+// The largest value of every window, or the sum over its size.
+inline Map pool_windows(const Map& in, const Window& s, bool largest) {
+  Map out(in.batch, s.out_height(in.height), s.out_width(in.width), in.channels);
+  const double size = s.kernel_height * s.kernel_width;
+  for (int64_t i = 0; i < static_cast<int64_t>(out.value.size()); ++i) {
+    const int64_t c = i % in.channels, x = i / in.channels % out.width;
+    const int64_t y = i / (in.channels * out.width) % out.height,
+                  n = i / (in.channels * out.width * out.height);
+    double value = largest ? -INFINITY : 0, magnitude = 0;
+    for (int64_t tap = 0; tap < s.kernel_height * s.kernel_width; ++tap) {
+      const int64_t in_y = y * s.stride_height - s.top + tap / s.kernel_width;
+      const int64_t in_x = x * s.stride_width - s.left + tap % s.kernel_width;
+      if (in_y < 0 || in_y >= in.height || in_x < 0 || in_x >= in.width) continue;
+      const int64_t at = in.at(n, in_y, in_x, c);
+      value = largest ? std::max(value, in.value[at]) : value + in.value[at] / size;
+      magnitude = std::max(magnitude, in.magnitude[at]);
+    }
+    out.value[i] = value;
+    out.magnitude[i] = magnitude;
+  }
+  return out;
+}
+
+// The channels of b behind those of a.
+inline Map concatenate(const Map& a, const Map& b) {
+  Map out(a.batch, a.height, a.width, a.channels + b.channels);
+  for (int64_t i = 0; i < static_cast<int64_t>(out.value.size()); ++i) {
+    const int64_t pixel = i / out.channels, c = i % out.channels;
+    const Map& from = c < a.channels ? a : b;
+    const int64_t at = pixel * from.channels + (c < a.channels ? c : c - a.channels);
+    out.value[i] = from.value[at];
+    out.magnitude[i] = from.magnitude[at];
+  }
+  return out;
+}
+
 // scale: [N, 1, 1, C]
 inline Map multiply(Map x, const Map& scale) {
   const int64_t image = x.height * x.width * x.channels;

@@ -38,7 +38,28 @@ struct Part {
 class Chain {
  public:
   Chain(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c)
-      : draw_(draw), map_(draw_map(draw, n, h, w, c, &input_)), what_(describe(map_)) {}
+      : draw_(draw), map_(draw_map(draw, n, h, w, c, &input_)), what_(describe(map_)) {
+    maps_.push_back(map_);
+  }
+
+  // What the next step reads, adds to its result, or writes behind: map 0 is the input, map i what
+  // the i-th step writes.
+  Chain& from(int64_t map) {
+    source_ = map;
+    map_ = maps_[map];
+    what_ += text("from", map);
+    return *this;
+  }
+  Chain& adding(int64_t map) {
+    residual_ = map;
+    what_ += text("adding", map);
+    return *this;
+  }
+  Chain& joining(int64_t map) {
+    joined_ = map;
+    what_ += text("joining", map);
+    return *this;
+  }
 
   // First step only. Reads planes whose rows lie apart in memory.
   Chain& conv2d(int64_t out, const Window& s) {
@@ -74,19 +95,69 @@ class Chain {
                             row,
                             1,
                             nullptr,
-                            nullptr};
+                            false,
+                            nullptr,
+                            nullptr,
+                            0};
     return end(step, text("conv2d", out, describe(s), describe(activation)));
+  }
+
+  // A dense convolution inside the chain.
+  Chain& convolution(int64_t out, const Window& s) {
+    const Map in = map_;
+    const int64_t c = in.channels, row = in.width * c;
+    const Activation activation = draw_.activation();
+    SequentialStep step =
+        begin(StepKind::kConv2dBiasAct, {Part(draw_, out, c, s.kernel_height, s.kernel_width)});
+    map_ = activate(with_residual(convolve(in, part(0), out, 1, s)), activation);
+    step.conv2d_bias_act = {0,
+                            in.height,
+                            in.width,
+                            c,
+                            map_.height,
+                            map_.width,
+                            out,
+                            s.kernel_height,
+                            s.kernel_width,
+                            s.stride_height,
+                            s.stride_width,
+                            s.top,
+                            s.left,
+                            activation,
+                            nullptr,
+                            in.height * row,
+                            1,
+                            row,
+                            c,
+                            nullptr,
+                            false,
+                            nullptr,
+                            nullptr,
+                            0};
+    return end(step, text("convolution", out, describe(s), describe(activation)));
+  }
+
+  Chain& max_pool(const Window& s) { return pool_windows(StepKind::kMaxPool, s); }
+  Chain& average_pool(const Window& s) { return pool_windows(StepKind::kAveragePool, s); }
+  Chain& mean_pool() {
+    SequentialStep step = begin(StepKind::kMean, {});
+    Window s;
+    s.kernel_height = map_.height;
+    s.kernel_width = map_.width;
+    step.window = pool_params(s);
+    map_ = mean(map_);
+    return end(step, "mean");
   }
 
   Chain& pointwise(int64_t out, int64_t stride = 1) {
     const Map in = map_;
     const Activation activation = draw_.activation();
     SequentialStep step = begin(StepKind::kPointwise, {Part(draw_, out, in.channels)});
-    map_ = activate(convolve(in, part(0), out, 1, window({1, 1}, {stride, stride}, {1, 1})),
-                    activation);
-    step.pointwise = {0,          in.height, in.width, in.channels, map_.height,
-                      map_.width, out,       stride,   stride,      activation,
-                      nullptr,    nullptr,   nullptr,  nullptr,     nullptr};
+    map_ = convolve(in, part(0), out, 1, window({1, 1}, {stride, stride}, {1, 1}));
+    map_ = activate(with_residual(std::move(map_)), activation);
+    step.pointwise = {0,       in.height, in.width,   in.channels, map_.height, map_.width, out,
+                      stride,  stride,    activation, nullptr,     nullptr,     nullptr,    nullptr,
+                      nullptr, 0};
     return end(step, text("pointwise", out, "stride", stride, describe(activation)));
   }
 
@@ -111,7 +182,7 @@ class Chain {
     if (squeezed > 0) add_excite(&parts, mid, squeezed);
     parts.emplace_back(draw_, out, mid);
     SequentialStep step = begin(StepKind::kInvertedResidual, std::move(parts));
-    step.residual = residual;
+    if (residual) step.residual = step.input;
     InvertedResidualParams& p = step.inverted_residual;
     p = {};
     p.depthwise = depthwise_params(in, mid, s, draw_.activation());
@@ -164,6 +235,8 @@ class Chain {
       std::vector<Floats> packed;
       for (std::size_t i = 0; i < steps_.size(); ++i)
         packed.push_back(pack(level, parts_[i], &steps_[i]));
+      score().count(level, "plan_maps",
+                    plan_maps(steps_.data(), static_cast<int64_t>(steps_.size())) ? "" : what_);
       const Elements elements(level, input_);
       const SequentialParams p{map_.batch, static_cast<int64_t>(steps_.size()), steps_.data(),
                                elements.data(), output};
@@ -194,15 +267,67 @@ class Chain {
   SequentialStep begin(StepKind kind, std::vector<Part> parts) {
     SequentialStep step{};
     step.kind = kind;
-    step.in_elements = map_.height * map_.width * map_.channels;
+    step.input = source_ < 0 ? static_cast<int64_t>(steps_.size()) : source_;
+    if (step.input > 0) step.input = steps_[step.input - 1].output;
+    step.residual = kNoMap;
+    if (residual_ >= 0) step.residual = residual_ == 0 ? 0 : steps_[residual_ - 1].output;
+    step.in_elements = elements_of(map_);
     parts_.push_back(std::move(parts));
     return step;
   }
   Chain& end(SequentialStep step, const std::string& what) {
-    step.out_elements = map_.height * map_.width * map_.channels;
     steps_.push_back(step);
+    const auto map = static_cast<int64_t>(steps_.size());
+    steps_.back().output = joined_ < 0 ? map : joined_;
+    if (joined_ >= 0) {
+      steps_.back().out_begin = maps_[joined_].channels;
+      map_ = concatenate(maps_[joined_], map_);
+      maps_[joined_] = map_;
+    }
+    maps_.push_back(map_);
+    for (SequentialStep& other : steps_) {
+      if (other.output != steps_.back().output) continue;
+      other.out_elements = elements_of(map_);
+      set_out_row(other, joined_ < 0 ? 0 : map_.channels);
+    }
+    source_ = residual_ = joined_ = -1;
     what_ += "-> " + what;
     return *this;
+  }
+
+  static int64_t elements_of(const Map& x) { return x.height * x.width * x.channels; }
+  static void set_out_row(SequentialStep& step, int64_t row) {
+    if (step.kind == StepKind::kConv2dBiasAct) step.conv2d_bias_act.out_row = row;
+    if (step.kind == StepKind::kPointwise) step.pointwise.out_row = row;
+    if (step.kind == StepKind::kMaxPool || step.kind == StepKind::kAveragePool)
+      step.window.out_row = row;
+  }
+  Map with_residual(Map x) const {
+    return residual_ < 0 ? std::move(x) : add(std::move(x), maps_[residual_]);
+  }
+
+  PoolParams pool_params(const Window& s) const {
+    return {0,
+            map_.height,
+            map_.width,
+            map_.channels,
+            s.out_height(map_.height),
+            s.out_width(map_.width),
+            s.kernel_height,
+            s.kernel_width,
+            s.stride_height,
+            s.stride_width,
+            s.top,
+            s.left,
+            nullptr,
+            nullptr,
+            0};
+  }
+  Chain& pool_windows(StepKind kind, const Window& s) {
+    SequentialStep step = begin(kind, {});
+    step.window = pool_params(s);
+    map_ = test::pool_windows(map_, s, kind == StepKind::kMaxPool);
+    return end(step, text(kind == StepKind::kMaxPool ? "max" : "average", describe(s)));
   }
 
   // All of a step's weights, one after the other as in a network's.
@@ -213,10 +338,17 @@ class Chain {
       const bool depthwise = step->kind == StepKind::kDepthwise ||
                              (step->kind == StepKind::kInvertedResidual && part.channels == 1 &&
                               part.segments * part.taps > 1);
-      const Floats packed = depthwise ? pack_depthwise(level, part.weight, part.n,
-                                                       part.segments * part.taps, part.bias)
-                                      : pack_pointwise(level, part.weight, part.n, part.channels,
-                                                       part.segments, part.taps, part.bias);
+      const bool winograd =
+          step->kind == StepKind::kConv2dBiasAct &&
+          suits_winograd(level.table->type, part.n, part.channels, part.segments, part.taps,
+                         step->conv2d_bias_act.stride_height, step->conv2d_bias_act.stride_width);
+      if (step->kind == StepKind::kConv2dBiasAct) step->conv2d_bias_act.winograd = winograd;
+      const Floats packed =
+          winograd ? pack_winograd(level, part.weight, part.n, part.channels, part.bias)
+          : depthwise
+              ? pack_depthwise(level, part.weight, part.n, part.segments * part.taps, part.bias)
+              : pack_pointwise(level, part.weight, part.n, part.channels, part.segments, part.taps,
+                               part.bias);
       begins.push_back(all.size());
       all.insert(all.end(), packed.begin(), packed.end());
     }
@@ -250,6 +382,8 @@ class Chain {
       case StepKind::kSqueezeExcite:
         set_packed(&step->squeeze_excite.weights, all, begins, 0);
         break;
+      default:  // a pooling
+        break;
     }
     return all;  // moved, so that the pointers stay
   }
@@ -263,7 +397,9 @@ class Chain {
 
   Draw& draw_;
   Floats input_;
-  Map map_;  // what the steps so far make of the input
+  Map map_;                                            // what the steps so far make of the input
+  std::vector<Map> maps_;                              // the input, and what each step made
+  int64_t source_ = -1, residual_ = -1, joined_ = -1;  // of the next step
   std::string what_;
   std::vector<SequentialStep> steps_;
   std::vector<std::vector<Part>> parts_;  // of each step
@@ -299,6 +435,50 @@ void test_networks(Draw& draw, int64_t n) {
   // Maps that a group of images has in common only late.
   const int64_t width = cache_sizes().l2 / (4 * 8 * 9) / 4;
   Chain(draw, n, 9, width, 8).pointwise(7, 2).depthwise(kHalving).pool(9).linear(3).run();
+}
+
+// Steps that read earlier maps, add one, or write a part of one.
+void test_graphs(Draw& draw, int64_t n) {
+  const Window halving{3, 3, 2, 2, 1, 1, 1, 1, 1, 1};
+  for (int i = 0; i < 3; ++i) {
+    const int64_t h = 9 + draw_size(draw), w = 9 + draw_size(draw), c = draw.of(kChannels);
+    const int64_t k = draw.of(kChannels), mid = draw.of(kChannels);
+    // Residual blocks, with a shortcut of their own and without.
+    Chain(draw, n, h, w, c)
+        .pointwise(k, 2)
+        .from(0)
+        .pointwise(mid)
+        .convolution(mid, halving)
+        .adding(1)
+        .pointwise(k)
+        .convolution(k, kSame)
+        .adding(4)
+        .convolution(k, kSame)
+        .mean_pool()
+        .linear(5)
+        .run();
+    // Branches side by side, twice.
+    Chain(draw, n, h, w, c)
+        .max_pool(halving)
+        .pointwise(k)
+        .from(1)
+        .pointwise(mid)
+        .joining(2)
+        .convolution(9, kSame)
+        .from(1)
+        .average_pool(kSame)
+        .joining(2)
+        .pointwise(17)
+        .pointwise(mid)
+        .from(2)
+        .joining(7)
+        .max_pool(kSame)
+        .pool(k)
+        .run();
+    // The input is added; what is joined is the result.
+    Chain(draw, n, h, w, c).convolution(c, kSame).adding(0).convolution(c, kSame).run();
+    Chain(draw, n, h, w, c).max_pool(halving).from(0).joining(1).convolution(k, halving).run();
+  }
 }
 
 void test_single_steps(Draw& draw, int64_t n) {
@@ -447,6 +627,7 @@ void test_sequential(Draw& draw) {
   test_team();
   for (int64_t n : {0, 1, 2, 3, 7}) {
     test_networks(draw, n);
+    test_graphs(draw, n);
     test_single_steps(draw, n);
   }
   for (int64_t n : {1, 2}) test_bands(draw, n);

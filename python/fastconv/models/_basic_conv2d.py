@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..nn._fused import FusedModule, Native
 from ..nn._parts import native_convolution, read_stage
 from ..nn._unit import TrainRow, train_row
+from ._common import Network
 from ._weights import Weights
 
 Layer = Callable[..., nn.Module]
@@ -77,6 +78,23 @@ def check_transform_input(name: str, transform_input: bool, in_chans: int) -> No
         raise ValueError(
             f"{name}: transform_input must be False unless in_chans is 3, got True and {in_chans}"
         )
+
+
+class InceptionNetwork(Network):
+    """A network whose input may be normalized anew."""
+
+    transform_input: bool
+
+    def _transform(self) -> list[nn.Module]:
+        return [_Transformed()] if self.transform_input else []
+
+    def _may_choose(self, module: nn.Module) -> bool:
+        return module is self  # transform_input can be set later
+
+
+class _Transformed(nn.Module):
+    def forward(self, input: Tensor) -> Tensor:
+        return transformed(input)
 
 
 def transformed(input: Tensor) -> Tensor:

@@ -3,20 +3,22 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._sequence import Part
 from ..nn import Linear
 from ._basic_conv2d import (
     BasicConv2d,
+    InceptionNetwork,
     Layer,
     check_transform_input,
     initialize_truncated,
     transformed,
     transforming,
 )
-from ._common import check_in_chans, published
+from ._branches import Branch, Branches
+from ._common import check_in_chans, pooling, published
 from ._weights import Weights, load_published
 
 _PUBLISHED = published("googlenet-1378be20")
@@ -30,7 +32,7 @@ class GoogLeNetOutputs(NamedTuple):
     aux_logits1: Tensor | None
 
 
-class Inception(nn.Module):
+class Inception(Branches):
     """Four branches side by side: 1x1, 1x1 and 3x3 twice, and pooling and 1x1.
 
     Args:
@@ -71,9 +73,8 @@ class Inception(nn.Module):
             conv_block(in_channels, pool_proj, 1),
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        branches = (self.branch1, self.branch2, self.branch3, self.branch4)
-        return torch.cat([branch(input) for branch in branches], 1)
+    def _branches(self) -> list[Branch]:
+        return [[self.branch1], [self.branch2], [self.branch3], [self.branch4]]
 
 
 class _AuxiliaryHead(nn.Module):
@@ -94,7 +95,7 @@ class _AuxiliaryHead(nn.Module):
         return output
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(InceptionNetwork):
     """GoogLeNet with torchvision's layers, initialization and state_dict keys.
 
     As in torchvision, a BatchNorm follows every convolution, which the paper does not have. In
@@ -162,7 +163,18 @@ class GoogLeNet(nn.Module):
         self.fc = Linear(1024, num_classes)
         initialize_truncated(self, lambda _: 0.01)
 
-    def forward(self, input: Tensor) -> Tensor | GoogLeNetOutputs:
+    def _row(self) -> list[Part]:
+        return [
+            *self._transform(),
+            self.conv1, self.maxpool1, self.conv2, self.conv3, self.maxpool2,
+            self.inception3a, self.inception3b, self.maxpool3,
+            self.inception4a, self.inception4b, self.inception4c, self.inception4d,
+            self.inception4e, self.maxpool4,
+            self.inception5a, self.inception5b,
+            *pooling(self.avgpool), self.dropout, self.fc,
+        ]  # fmt: skip
+
+    def _plain_forward(self, input: Tensor) -> Any:
         output = transformed(input) if self.transform_input else input
         output = self.conv3(self.conv2(self.maxpool1(self.conv1(output))))
         output = self.inception3b(self.inception3a(self.maxpool2(output)))

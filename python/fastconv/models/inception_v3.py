@@ -3,23 +3,28 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._sequence import Part
 from ..nn import Linear
 from ._basic_conv2d import (
     BasicConv2d,
+    InceptionNetwork,
     Layer,
     check_transform_input,
     initialize_truncated,
     transformed,
     transforming,
 )
-from ._common import check_in_chans, published
+from ._branches import Branch, Branches
+from ._common import check_in_chans, pooling, published
 from ._weights import Weights, load_published
 
 _PUBLISHED = published("inception_v3_google-0cc3c7bd")
+# In branches; no children of them, as in torchvision, where they are functions.
+_AVERAGE = nn.AvgPool2d(3, stride=1, padding=1)
+_LARGEST = nn.MaxPool2d(3, stride=2)
 
 
 class InceptionOutputs(NamedTuple):
@@ -29,7 +34,7 @@ class InceptionOutputs(NamedTuple):
     aux_logits: Tensor | None
 
 
-class _InceptionA(nn.Module):
+class _InceptionA(Branches):
     """Figure 5 of the paper: 1x1, 5x5, two 3x3, and pooling."""
 
     def __init__(self, in_channels: int, pool_features: int, conv: Layer) -> None:
@@ -42,14 +47,16 @@ class _InceptionA(nn.Module):
         self.branch3x3dbl_3 = conv(96, 96, 3, padding=1)
         self.branch_pool = conv(in_channels, pool_features, 1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        branch5x5 = self.branch5x5_2(self.branch5x5_1(input))
-        double3x3 = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(input)))
-        pooled = self.branch_pool(_averaged(input))
-        return torch.cat([self.branch1x1(input), branch5x5, double3x3, pooled], 1)
+    def _branches(self) -> list[Branch]:
+        return [
+            [self.branch1x1],
+            [self.branch5x5_1, self.branch5x5_2],
+            [self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3],
+            [_AVERAGE, self.branch_pool],
+        ]
 
 
-class _InceptionB(nn.Module):
+class _InceptionB(Branches):
     """From 35x35 to 17x17: 3x3, two 3x3, and pooling, with a stride of 2."""
 
     def __init__(self, in_channels: int, conv: Layer) -> None:
@@ -59,12 +66,15 @@ class _InceptionB(nn.Module):
         self.branch3x3dbl_2 = conv(64, 96, 3, padding=1)
         self.branch3x3dbl_3 = conv(96, 96, 3, stride=2)
 
-    def forward(self, input: Tensor) -> Tensor:
-        double3x3 = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(input)))
-        return torch.cat([self.branch3x3(input), double3x3, F.max_pool2d(input, 3, 2)], 1)
+    def _branches(self) -> list[Branch]:
+        return [
+            [self.branch3x3],
+            [self.branch3x3dbl_1, self.branch3x3dbl_2, self.branch3x3dbl_3],
+            [_LARGEST],
+        ]
 
 
-class _InceptionC(nn.Module):
+class _InceptionC(Branches):
     """Figure 6 of the paper: windows of 7x7 as 1x7 and 7x1."""
 
     def __init__(self, in_channels: int, channels_7x7: int, conv: Layer) -> None:
@@ -81,15 +91,19 @@ class _InceptionC(nn.Module):
         self.branch7x7dbl_5 = conv(mid, 192, (1, 7), padding=(0, 3))
         self.branch_pool = conv(in_channels, 192, 1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        branch7x7 = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(input)))
-        double7x7 = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(input)))
-        double7x7 = self.branch7x7dbl_5(self.branch7x7dbl_4(double7x7))
-        pooled = self.branch_pool(_averaged(input))
-        return torch.cat([self.branch1x1(input), branch7x7, double7x7, pooled], 1)
+    def _branches(self) -> list[Branch]:
+        return [
+            [self.branch1x1],
+            [self.branch7x7_1, self.branch7x7_2, self.branch7x7_3],
+            [
+                self.branch7x7dbl_1, self.branch7x7dbl_2, self.branch7x7dbl_3,
+                self.branch7x7dbl_4, self.branch7x7dbl_5,
+            ],
+            [_AVERAGE, self.branch_pool],
+        ]  # fmt: skip
 
 
-class _InceptionD(nn.Module):
+class _InceptionD(Branches):
     """From 17x17 to 8x8: 3x3, 7x7 and 3x3, and pooling, with a stride of 2."""
 
     def __init__(self, in_channels: int, conv: Layer) -> None:
@@ -101,14 +115,15 @@ class _InceptionD(nn.Module):
         self.branch7x7x3_3 = conv(192, 192, (7, 1), padding=(3, 0))
         self.branch7x7x3_4 = conv(192, 192, 3, stride=2)
 
-    def forward(self, input: Tensor) -> Tensor:
-        branch3x3 = self.branch3x3_2(self.branch3x3_1(input))
-        branch7x7 = self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(input)))
-        branch7x7 = self.branch7x7x3_4(branch7x7)
-        return torch.cat([branch3x3, branch7x7, F.max_pool2d(input, 3, 2)], 1)
+    def _branches(self) -> list[Branch]:
+        return [
+            [self.branch3x3_1, self.branch3x3_2],
+            [self.branch7x7x3_1, self.branch7x7x3_2, self.branch7x7x3_3, self.branch7x7x3_4],
+            [_LARGEST],
+        ]
 
 
-class _InceptionE(nn.Module):
+class _InceptionE(Branches):
     """Figure 7 of the paper: branches that end in 1x3 beside 3x1."""
 
     def __init__(self, in_channels: int, conv: Layer) -> None:
@@ -123,13 +138,16 @@ class _InceptionE(nn.Module):
         self.branch3x3dbl_3b = conv(384, 384, (3, 1), padding=(1, 0))
         self.branch_pool = conv(in_channels, 192, 1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        mid = self.branch3x3_1(input)
-        branch3x3 = [self.branch3x3_2a(mid), self.branch3x3_2b(mid)]
-        mid = self.branch3x3dbl_2(self.branch3x3dbl_1(input))
-        double3x3 = [self.branch3x3dbl_3a(mid), self.branch3x3dbl_3b(mid)]
-        pooled = self.branch_pool(_averaged(input))
-        return torch.cat([self.branch1x1(input), *branch3x3, *double3x3, pooled], 1)
+    def _branches(self) -> list[Branch]:
+        return [
+            [self.branch1x1],
+            [self.branch3x3_1, (self.branch3x3_2a, self.branch3x3_2b)],
+            [
+                self.branch3x3dbl_1, self.branch3x3dbl_2,
+                (self.branch3x3dbl_3a, self.branch3x3dbl_3b),
+            ],
+            [_AVERAGE, self.branch_pool],
+        ]  # fmt: skip
 
 
 class _AuxiliaryHead(nn.Module):
@@ -147,7 +165,7 @@ class _AuxiliaryHead(nn.Module):
         return output
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(InceptionNetwork):
     """Inception v3 with torchvision's layers, initialization and state_dict keys.
 
     In train mode, with the auxiliary head, it returns :class:`InceptionOutputs`; images must then
@@ -213,7 +231,18 @@ class InceptionV3(nn.Module):
         self.fc = Linear(2048, num_classes)
         initialize_truncated(self, lambda name: 0.001 if name == "AuxLogits.fc" else 0.1)
 
-    def forward(self, input: Tensor) -> Tensor | InceptionOutputs:
+    def _row(self) -> list[Part]:
+        return [
+            *self._transform(),
+            self.Conv2d_1a_3x3, self.Conv2d_2a_3x3, self.Conv2d_2b_3x3, self.maxpool1,
+            self.Conv2d_3b_1x1, self.Conv2d_4a_3x3, self.maxpool2,
+            self.Mixed_5b, self.Mixed_5c, self.Mixed_5d,
+            self.Mixed_6a, self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e,
+            self.Mixed_7a, self.Mixed_7b, self.Mixed_7c,
+            *pooling(self.avgpool), self.dropout, self.fc,
+        ]  # fmt: skip
+
+    def _plain_forward(self, input: Tensor) -> Any:
         output = transformed(input) if self.transform_input else input
         output = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(output)))
         output = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(self.maxpool1(output)))
@@ -233,10 +262,6 @@ class InceptionV3(nn.Module):
         if self.AuxLogits is not None:
             return {}
         return {"AuxLogits": _AuxiliaryHead(768, self.fc.out_features, BasicConv2d)}
-
-
-def _averaged(input: Tensor) -> Tensor:
-    return F.avg_pool2d(input, 3, stride=1, padding=1)
 
 
 def inception_v3(weights: Weights = None, progress: bool = True, **kwargs: Any) -> InceptionV3:

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from .._sequence import Part
 from ..nn import Conv2d, Conv2dNormAct, Linear
 from ..nn._fused import FusedModule, Native
+from ..nn._graph import INPUT, Graph
+from ..nn._parts import native_convolution, read_sequence, read_stage
 from ._common import Network, check_in_chans, initialize, pooling, published
-from ._residual import Pair, native_residual
 from ._weights import Weights, load_published
 
 Layer = Callable[..., nn.Module]
+Pair = tuple[nn.Module, nn.Module]  # a convolution and its norm
 
 _CHANNELS = (64, 128, 256, 512)
 _PUBLISHED = {
@@ -52,7 +54,17 @@ class _Block(FusedModule):
         return self.relu(output)
 
     def _fuse(self, kind: str, pack: bool) -> Native | None:
-        return native_residual(self._pairs(), self.relu, self.downsample, pack)
+        *front, last = self._pairs()
+        graph = Graph(pack)
+        residual = last_map = INPUT
+        if self.downsample is not None:
+            shortcut = native_convolution(read_sequence(self.downsample), pack)
+            residual = graph.add(shortcut, INPUT)
+        for convolution, norm in front:
+            stage = read_stage(convolution, norm, self.relu)
+            last_map = graph.add(native_convolution(stage, pack), last_map)
+        graph.add_residual(*last, self.relu, last_map, residual)
+        return graph.native()
 
 
 class BasicBlock(_Block):

@@ -5,15 +5,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ..folding import pack_buffer
-from ..ops._sequential import Step, StepKind, sequential, steps_text
+from ..ops._sequential import Step, sequential, steps_text
 from ._fused import Native
 
 Maker = Callable[[], Native | None]
-
-
-def are_steps(steps: Sequence[Step]) -> bool:
-    """Whether the native chain takes these: a dense convolution only as the first."""
-    return all(step.kind is not StepKind.CONV2D_BIAS_ACT for step in steps[1:])
 
 
 def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native | None:
@@ -43,8 +38,6 @@ def native_chain(makers: Sequence[Maker], weights: Sequence[Tensor]) -> Native |
         if native.adopt is not None:
             native.adopt(moved)
             adopters.append((native.adopt, begin, end))
-    if not are_steps(steps):
-        return None
     first = begin
 
     def adopt(packed: Tensor) -> None:

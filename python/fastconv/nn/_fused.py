@@ -177,6 +177,10 @@ class FusedModule(nn.Module):
         """The modules inside that the native form stands for without having looked into them."""
         return []
 
+    def form(self, pack: bool) -> Native | None:
+        """The native form made anew, for a module that this one is a part of."""
+        return self._form("forward", pack) if self._runs_natively_as_it_is() else None
+
     def packed_native(self, kind: str, dims: int) -> Native | None:
         """The packed native form, for a caller that checks the whole of its modules itself."""
         if self.training or self._input_dims != dims or not self._runs_natively_as_it_is():
@@ -357,6 +361,8 @@ def _settings(module: nn.Module) -> tuple[str, ...]:
         return "stride", "padding", "padding_mode", "dilation", "groups"
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return "training", "eps"
+    if isinstance(module, nn.MaxPool2d):
+        return "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"
     if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's
         return ("eps",) if "eps" in module.__dict__ else ()
     return ("training",) if only_drops(module) else ()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import _precision
 from .._precision import DTYPES
 from ..activation import CODES, of_module
-from ..folding import fold_batch_norm, pack_depthwise, pack_pointwise
+from ..folding import fold_batch_norm, pack_conv2d, pack_depthwise, pack_pointwise
 from ..gpu.weights import own
 from ..ops._sequential import Step, StepKind
 from ..ops.conv2d_bias_act import OPS as CONV2D_BIAS_ACT
@@ -223,7 +223,7 @@ def native_convolution(stage: Stage | None, pack: bool) -> Native | None:
             lambda packed, x: CONV2D_BIAS_ACT.infer(
                 x, weight, bias, stride, pad(x), activation, packed
             ),
-            pack_pointwise(stage.weight, stage.bias) if pack else None,
+            pack_conv2d(stage.weight, stage.bias, stride) if pack else None,
             stage.steps(StepKind.CONV2D_BIAS_ACT),
         )
     return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from ..activation import CODES
-from ._chain import are_steps, composed, row_of_steps
+from ._chain import composed, row_of_steps
 from ._fused import Native
 from ._parts import Stage, native_convolution, read_stage
 from ._unit import Unit
@@ -113,7 +113,7 @@ def in_a_row(natives: Sequence[Native], pack: bool) -> Native:
         return natives[0]
     steps = tuple(step for native in natives for step in native.steps or ())
     packed = [native.packed for native in natives if native.packed is not None]
-    complete = all(native.steps for native in natives) and are_steps(steps)
+    complete = all(native.steps for native in natives)
     if pack and complete and len(packed) == len(natives):
         return row_of_steps(steps, torch.cat(packed))
     run = composed([native.run() for native in natives])

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import backend, reference
-from ..folding import pack_pointwise
+from ..folding import pack_conv2d, pack_pointwise
 from ..reference import Padding, Size2
 from . import _common as common
 from . import _derivatives
@@ -74,7 +74,8 @@ def conv2d_bias_act(
         )
     if gradient:
         return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
+    pack = pack_conv2d if stride == (1, 1) else pack_pointwise
+    return common.run(OPS.infer, _output_shape, args, pack, weight, bias)
 
 
 def _checked_shape(
