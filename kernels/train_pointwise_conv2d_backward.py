@@ -1,0 +1,419 @@
+"""The gradients of a 1x1 convolution whose input is normalized on the way, from that of its raw
+output, which is itself made on the way (train_maps.py). With dY [M, K] the latter, u [M, C] the
+normalized input, W [K, C]: the input's is (dY W) activation'(input), the weight's dY^T u.
+
+Input: as forward, with the sums over pixels that the norm before asks for, or with a gate before
+the gradient of that. Weight: a program owns BLOCK_K x BLOCK_N weights and one of some splits of the
+pixels; a second kernel adds up the splits. Bytes moved: grad, raw and input once each for either,
+and again for every further block of channels, then from the L2 cache.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .activation import NONE, activate, activation_slope
+from .launch import dot, dot_precision, empty_map, in_parts, unit_of
+from .train_maps import normalized, per_channel, raw_gradient, scaled
+from .train_sums import MOST_PARTS, added, store_sums
+
+_MOST_PARTIAL = 8 << 20  # floats of the splits' weights
+
+
+class Gradient(NamedTuple):
+    """A gradient of a raw map, as csrc/train.h has it: dense channels_last maps, all else float32."""
+
+    grad: Tensor
+    raw: Tensor | None
+    affine: Tensor | None  # (2, K)
+    gate: Tensor | None  # (N, K)
+    offset: Tensor | None  # (N, K)
+    activation: int
+    coefficients: Tensor | None  # (4, K)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether something of it belongs to an image."""
+        return self.gate is not None or self.offset is not None
+
+
+class Source(NamedTuple):
+    """What the convolution read, and the mean (C,) from which its sums count."""
+
+    input: Tensor
+    affine: Tensor | None  # (2, C)
+    gate: Tensor | None  # (N, C)
+    activation: int
+    mean: Tensor | None
+
+
+class Config(NamedTuple):
+    """Sizes of a tile: pixels, channels of the gradient and of the input at a time; and programs
+    that share the pixels."""
+
+    block_m: int
+    block_k: int
+    block_c: int
+    num_warps: int
+    num_stages: int
+    splits: int = 0
+
+
+def input_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Config]:
+    """Candidates for the input's gradient of so many pixels in all, the best guess first."""
+    block_c = min(128, max(16, triton.next_power_of_2(c)))
+    block_k = min(32 if dtype is torch.float32 else 64, max(16, triton.next_power_of_2(k)))
+    found = []
+    for block_m, most_k, most_c in (
+        (128 if block_c <= 64 and pixels >= 1 << 15 else 64, block_k, block_c),
+        (64, 32, block_c),
+        (64, block_k, 64),
+        (32, block_k, block_c),
+    ):
+        n = min(block_c, most_c)
+        # Loads of rows that begin anywhere take more registers.
+        warps = 8 if block_m * n >= 1 << 13 or unit_of(c) < 4 else 4
+        found.append(Config(block_m, min(block_k, most_k), n, warps, 3))
+    return list(dict.fromkeys(found))
+
+
+def weight_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Config]:
+    """Candidates for the weight's gradient, likewise."""
+    block_k, block_c = (min(128, max(16, triton.next_power_of_2(x))) for x in (k, c))
+    if block_k * block_c > 1 << 13:
+        block_k = 64
+    found = []
+    for bk, bc, bm, warps, share in (
+        (block_k, block_c, 32, 8 if block_k * block_c >= 1 << 13 else 4, 4),
+        (min(64, block_k), min(64, block_c), 64 if dtype is not torch.float32 else 32, 4, 4),
+        (block_k, block_c, 32, 8 if block_k * block_c >= 1 << 13 else 4, 2),
+        (min(32, block_k), block_c, 32, 4, 4),
+    ):
+        tiles = triton.cdiv(k, bk) * triton.cdiv(c, bc)
+        most = min(share * 132 // tiles, _MOST_PARTIAL // (k * c))
+        splits = max(1, min(most, triton.cdiv(pixels, bm)))
+        found.append(Config(bm, bk, bc, warps, 2, splits))
+    return list(dict.fromkeys(found))
+
+
+def input_gradient(
+    gradient: Gradient,
+    source: Source,
+    weight: Tensor,
+    residual: Tensor | None,
+    wants_sums: bool,
+    config: Config,
+) -> tuple[Tensor, Tensor | None]:
+    """Launches the first kernel, on maps that are not empty.
+
+    Args:
+        weight: (K, C, 1, 1) of the maps' dtype
+        residual: a map like the input, which is added, or None
+
+    Returns:
+        The gradient of the input; if sums are wanted float32 (2, C), those of it without the
+        residual and of it times (input - mean); with a gate (N, C), its gradient.
+    """
+    n, c, h, w = source.input.shape
+    k = weight.shape[0]
+    output = empty_map(source.input, n, c, h, w)
+    is_gated = source.gate is not None
+    groups, rows = (n, h * w) if gradient.by_image or is_gated else (1, n * h * w)
+    columns, blocks = triton.cdiv(c, config.block_c), triton.cdiv(rows, config.block_m)
+    parts, partial = blocks, None
+    if wants_sums:
+        parts, _ = in_parts(blocks, MOST_PARTS // groups)
+        sizes = (groups * parts, 1 if is_gated else 2, c)
+        partial = torch.empty(sizes, dtype=torch.float32, device=output.device)
+    unit_c, unit_k = unit_of(c), unit_of(k)
+    _input_kernel[(groups * parts * columns,)](
+        gradient.grad,
+        gradient.raw,
+        gradient.affine,
+        gradient.gate,
+        gradient.offset,
+        gradient.coefficients,
+        weight,
+        source.input,
+        source.affine,
+        source.mean,
+        residual,
+        output,
+        partial,
+        rows,
+        parts,
+        triton.cdiv(blocks, parts),
+        c // unit_c,
+        k // unit_k,
+        UNIT_C=unit_c,
+        UNIT_K=unit_k,
+        RAW_ACTIVATION=gradient.activation,
+        ACTIVATION=source.activation,
+        IS_GATED=is_gated,
+        PRECISION=dot_precision(output),
+        BLOCK_M=config.block_m,
+        BLOCK_N=config.block_c,
+        BLOCK_K=config.block_k,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    if partial is None:
+        return output, None
+    if is_gated:
+        return output, added(partial.view(n, parts, c))
+    return output, added(partial.view(1, -1, 2 * c)).view(2, c)
+
+
+def weight_gradient(
+    gradient: Gradient, source: Source, k: int, wants_bias: bool, config: Config
+) -> tuple[Tensor, Tensor | None]:
+    """Launches the second kernel, on maps that are not empty: float32 (K, C, 1, 1), and (K,) where
+    that of the bias is wanted."""
+    n, c, h, w = source.input.shape
+    by_image = gradient.by_image or source.gate is not None
+    groups, rows = (n, h * w) if by_image else (1, n * h * w)
+    every = groups * triton.cdiv(rows, config.block_m)
+    splits, blocks = in_parts(every, config.splits)
+    columns = triton.cdiv(c, config.block_c)
+    floats = {"dtype": torch.float32, "device": source.input.device}
+    weights = torch.empty((splits, k, c), **floats)  # type: ignore[call-overload]
+    biases = torch.empty((splits, k), **floats) if wants_bias else None  # type: ignore[call-overload]
+    unit_c, unit_k = unit_of(c), unit_of(k)
+    _weight_kernel[(splits * triton.cdiv(k, config.block_k) * columns,)](
+        gradient.grad,
+        gradient.raw,
+        gradient.affine,
+        gradient.gate,
+        gradient.offset,
+        gradient.coefficients,
+        source.input,
+        source.affine,
+        source.gate,
+        weights,
+        biases,
+        rows,
+        every,
+        blocks,
+        c // unit_c,
+        k // unit_k,
+        UNIT_C=unit_c,
+        UNIT_K=unit_k,
+        RAW_ACTIVATION=gradient.activation,
+        ACTIVATION=source.activation,
+        PRECISION=dot_precision(source.input),
+        BLOCK_M=config.block_m,
+        BLOCK_K=config.block_k,
+        BLOCK_N=config.block_c,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    bias = None if biases is None else added(biases[None]).view(k)
+    return added(weights.view(1, splits, k * c)).view(k, c, 1, 1), bias
+
+
+@triton.jit
+def _tile_gradient(
+    grad,
+    raw,
+    affine,
+    gate,
+    offset,
+    coefficients,
+    image,
+    pixel,
+    is_pixel,
+    k,
+    is_k,
+    channels,
+    ACTIVATION: tl.constexpr,
+):
+    """dY [M, K] of some pixels and channels, in float32."""
+    place = pixel[:, None] * channels + k[None, :]
+    mask = is_pixel[:, None] & is_k[None, :]
+    g = tl.load(grad + place, mask, 0.0).to(tl.float32)
+    if raw is not None:
+        x = tl.load(raw + place, mask, 0.0).to(tl.float32)
+        g = raw_gradient(
+            g, x, affine, gate, offset, coefficients, image, k, is_k, channels, ACTIVATION
+        )
+    return g
+
+
+@triton.jit
+def _input_kernel(
+    grad,  # [N, pixels, K]
+    raw,  # [N, pixels, K], or None, as all that belongs to it
+    raw_affine,  # [2, K]
+    raw_gate,  # [N, K]
+    offset,  # [N, K]
+    coefficients,  # [4, K]
+    weight,  # [K, C]
+    input,  # [N, pixels, C]
+    affine,  # [2, C] or None
+    mean,  # [C] or None
+    residual,  # [N, pixels, C] or None
+    output,  # [N, pixels, C]
+    partial,  # [P, 2, C]; with a gate [N, P, C]; or None
+    rows,  # pixels of an image, or of all
+    parts,  # of these
+    blocks,  # of a part
+    c_units,
+    k_units,
+    UNIT_C: tl.constexpr,
+    UNIT_K: tl.constexpr,
+    RAW_ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    IS_GATED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    channels = c_units * UNIT_C
+    out_channels = k_units * UNIT_K
+    columns = tl.cdiv(channels, BLOCK_N)
+    program = tl.program_id(0)
+    part = program // columns
+    c = program % columns * BLOCK_N + tl.arange(0, BLOCK_N)
+    is_c = c < channels
+    image = (part // parts).to(tl.int64)
+    first = (part % parts).to(tl.int64) * blocks * BLOCK_M
+    end = tl.minimum(first + blocks * BLOCK_M, rows)
+
+    sums = tl.zeros((BLOCK_N,), tl.float32)
+    products = tl.zeros((BLOCK_N,), tl.float32)
+    for start in range(first, end, BLOCK_M):
+        row = start + tl.arange(0, BLOCK_M).to(tl.int64)
+        is_row = row < rows
+        pixel = image * rows + row
+        d = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for begin in range(0, out_channels, BLOCK_K):
+            k = begin + tl.arange(0, BLOCK_K)
+            is_k = k < out_channels
+            b = tl.load(
+                weight + k[:, None] * channels + c[None, :], is_k[:, None] & is_c[None, :], 0.0
+            )
+            a = _tile_gradient(
+                grad,
+                raw,
+                raw_affine,
+                raw_gate,
+                offset,
+                coefficients,
+                image,
+                pixel,
+                is_row,
+                k,
+                is_k,
+                out_channels,
+                RAW_ACTIVATION,
+            )
+            d = dot(a.to(b.dtype), b, d, PRECISION)
+
+        place = pixel[:, None] * channels + c[None, :]
+        mask = is_row[:, None] & is_c[None, :]
+        d = tl.where(mask, d, 0.0)
+        if IS_GATED:
+            if partial is not None:
+                x = tl.load(input + place, mask, 0.0).to(tl.float32)
+                if affine is not None:
+                    x = activate(scaled(x, affine, c, is_c, channels), ACTIVATION)
+                sums += tl.sum(d * x, 0)
+        elif affine is not None:
+            if ACTIVATION != NONE or partial is not None:
+                x = tl.load(input + place, mask, 0.0).to(tl.float32)
+                if ACTIVATION != NONE:
+                    d *= activation_slope(scaled(x, affine, c, is_c, channels), ACTIVATION)
+                if partial is not None:
+                    sums += tl.sum(d, 0)
+                    products += tl.sum(d * (x - per_channel(mean, c, is_c)), 0)
+        if residual is not None:
+            d += tl.load(residual + place, mask, 0.0).to(tl.float32)
+        tl.store(output + place, d.to(output.dtype.element_ty), mask)
+    if partial is not None:
+        if IS_GATED:
+            store_sums(partial, part, c, is_c, channels, sums)
+        else:
+            store_sums(partial, 2 * part, c, is_c, channels, sums)
+            store_sums(partial, 2 * part + 1, c, is_c, channels, products)
+
+
+@triton.jit
+def _weight_kernel(
+    grad,  # [N, pixels, K]
+    raw,  # [N, pixels, K], or None, as all that belongs to it
+    raw_affine,  # [2, K]
+    raw_gate,  # [N, K]
+    offset,  # [N, K]
+    coefficients,  # [4, K]
+    input,  # [N, pixels, C]
+    affine,  # [2, C] or None
+    gate,  # [N, C] or None
+    weights,  # [splits, K, C]
+    biases,  # [splits, K] or None
+    rows,  # pixels of an image, or of all
+    every,  # blocks of all images
+    blocks,  # of a split
+    c_units,
+    k_units,
+    UNIT_C: tl.constexpr,
+    UNIT_K: tl.constexpr,
+    RAW_ACTIVATION: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    channels = c_units * UNIT_C
+    out_channels = k_units * UNIT_K
+    columns = tl.cdiv(channels, BLOCK_N)
+    k_blocks = tl.cdiv(out_channels, BLOCK_K)
+    program = tl.program_id(0)
+    split = (program // columns // k_blocks).to(tl.int64)
+    k = program // columns % k_blocks * BLOCK_K + tl.arange(0, BLOCK_K)
+    c = program % columns * BLOCK_N + tl.arange(0, BLOCK_N)
+    is_k, is_c = k < out_channels, c < channels
+    image_blocks = tl.cdiv(rows, BLOCK_M)
+
+    total = tl.zeros((BLOCK_K, BLOCK_N), tl.float32)
+    bias = tl.zeros((BLOCK_K,), tl.float32)
+    for block in range(split * blocks, tl.minimum((split + 1) * blocks, every)):
+        image = block // image_blocks
+        row = block % image_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
+        is_row = row < rows
+        pixel = image * rows + row
+        a = _tile_gradient(
+            grad,
+            raw,
+            raw_affine,
+            raw_gate,
+            offset,
+            coefficients,
+            image,
+            pixel,
+            is_row,
+            k,
+            is_k,
+            out_channels,
+            RAW_ACTIVATION,
+        )
+        a = tl.where(is_row[:, None], a, 0.0)
+        if biases is not None:
+            bias += tl.sum(a, 0)
+        b = tl.load(
+            input + pixel[:, None] * channels + c[None, :], is_row[:, None] & is_c[None, :], 0.0
+        )
+        a = tl.trans(a.to(b.dtype))
+        if affine is not None or gate is not None:
+            x = b.to(tl.float32)
+            b = normalized(x, affine, gate, image, c, is_c, channels, ACTIVATION).to(b.dtype)
+        total = dot(a, b, total, PRECISION)
+    place = (split * out_channels + k)[:, None] * channels + c[None, :]
+    tl.store(weights + place, total, is_k[:, None] & is_c[None, :])
+    if biases is not None:
+        if program % columns == 0:
+            tl.store(biases + split * out_channels + k, bias, is_k)
