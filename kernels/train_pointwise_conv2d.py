@@ -35,6 +35,7 @@ def configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Config]:
     block_n = min(widest, max(16, triton.next_power_of_2(k)))
     block_c = min(32 if dtype is torch.float32 else 64, max(16, triton.next_power_of_2(c)))
     stages = min(3, triton.cdiv(c, block_c) + 1)
+    large = 1 << (12 if dtype is torch.float32 else 13)
     found = []
     for block_m, most_n, most_c in (
         (128 if block_n < 256 and pixels >= 1 << 15 else 64, block_n, block_c),
@@ -44,7 +45,8 @@ def configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Config]:
     ):
         n = min(block_n, most_n)
         # Loads of rows that begin anywhere take more registers.
-        warps = 8 if block_m * n >= 1 << 13 or unit_of(c) < 4 else 4
+        is_large = block_m >= 128 or block_m * n >= large
+        warps = 8 if is_large or unit_of(c) < 4 else 4
         found.append(Config(block_m, n, min(block_c, most_c), warps, stages))
     return list(dict.fromkeys(found))
 

@@ -24,7 +24,7 @@ _MOST_PARTIAL = 8 << 20  # floats of the splits' weights
 
 
 class Gradient(NamedTuple):
-    """A gradient of a raw map, as csrc/train.h has it: dense channels_last maps, all else float32."""
+    """A gradient of a raw map (csrc/train.h): dense channels_last maps, all else float32."""
 
     grad: Tensor
     raw: Tensor | None
@@ -66,6 +66,7 @@ def input_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Confi
     """Candidates for the input's gradient of so many pixels in all, the best guess first."""
     block_c = min(128, max(16, triton.next_power_of_2(c)))
     block_k = min(32 if dtype is torch.float32 else 64, max(16, triton.next_power_of_2(k)))
+    large = 1 << (12 if dtype is torch.float32 else 13)
     found = []
     for block_m, most_k, most_c in (
         (128 if block_c <= 64 and pixels >= 1 << 15 else 64, block_k, block_c),
@@ -75,7 +76,8 @@ def input_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Confi
     ):
         n = min(block_c, most_c)
         # Loads of rows that begin anywhere take more registers.
-        warps = 8 if block_m * n >= 1 << 13 or unit_of(c) < 4 else 4
+        is_large = block_m >= 128 or block_m * n >= large
+        warps = 8 if is_large or unit_of(c) < 4 else 4
         found.append(Config(block_m, min(block_k, most_k), n, warps, 3))
     return list(dict.fromkeys(found))
 
@@ -322,14 +324,13 @@ def _input_kernel(
                 if affine is not None:
                     x = activate(scaled(x, affine, c, is_c, channels), ACTIVATION)
                 sums += tl.sum(d * x, 0)
-        elif affine is not None:
-            if ACTIVATION != NONE or partial is not None:
-                x = tl.load(input + place, mask, 0.0).to(tl.float32)
-                if ACTIVATION != NONE:
-                    d *= activation_slope(scaled(x, affine, c, is_c, channels), ACTIVATION)
-                if partial is not None:
-                    sums += tl.sum(d, 0)
-                    products += tl.sum(d * (x - per_channel(mean, c, is_c)), 0)
+        elif affine is not None and (ACTIVATION != NONE or partial is not None):
+            x = tl.load(input + place, mask, 0.0).to(tl.float32)
+            if ACTIVATION != NONE:
+                d *= activation_slope(scaled(x, affine, c, is_c, channels), ACTIVATION)
+            if partial is not None:
+                sums += tl.sum(d, 0)
+                products += tl.sum(d * (x - per_channel(mean, c, is_c)), 0)
         if residual is not None:
             d += tl.load(residual + place, mask, 0.0).to(tl.float32)
         tl.store(output + place, d.to(output.dtype.element_ty), mask)
@@ -414,6 +415,5 @@ def _weight_kernel(
         total = dot(a, b, total, PRECISION)
     place = (split * out_channels + k)[:, None] * channels + c[None, :]
     tl.store(weights + place, total, is_k[:, None] & is_c[None, :])
-    if biases is not None:
-        if program % columns == 0:
-            tl.store(biases + split * out_channels + k, bias, is_k)
+    if biases is not None:  # the first column's programs write it
+        tl.store(biases + split * out_channels + k, bias, is_k & (program % columns == 0))

@@ -1,0 +1,221 @@
+"""1x1 convolutions of training on a GPU. See csrc/train.h.
+
+Either kernels that normalize what they read and differentiate on the way, or PyTorch's convolutions
+between maps that are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..ops import _train_plain as plain
+from ..ops._train_plain import Gradient, Source, Window
+from . import cost, maps, train_maps
+from .choice import Candidate
+from .device import Gpu
+from .train_maps import dense, dense_gradient, gradient_key
+
+_NAME = "train_pointwise_conv2d"
+
+
+class _Call(NamedTuple):
+    source: Source
+    weight: Tensor
+    wants_moments: bool
+
+    @property
+    def input(self) -> Tensor:
+        return self.source.input
+
+
+class _BackwardCall(NamedTuple):
+    gradient: Gradient
+    source: Source
+    weight: Tensor
+    residual: Tensor | None
+    wanted: tuple[bool, ...]
+
+    @property
+    def input(self) -> Tensor:
+        return self.source.input
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the speed depends on."""
+        _, affine, gate, activation, _ = self.source
+        there = (affine is not None, gate is not None, self.residual is not None)
+        sizes = _sizes(self.input, self.weight)
+        return (*sizes, activation, *there, *gradient_key(self.gradient), *self.wanted)
+
+
+def train_pointwise_conv2d(
+    input: Tensor,
+    affine: Tensor | None,
+    gate: Tensor | None,
+    activation: int,
+    weight: Tensor,
+    wants_moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """The op of that name, on a GPU."""
+    n, c, h, w = input.shape
+    k = weight.shape[0]
+    if input.numel() == 0:
+        moments = maps.zeros(input, 2, k) if wants_moments else maps.floats_like(input, 0)
+        return maps.empty(input, n, k, h, w), moments
+    source = Source(maps.channels_last(input), dense(affine), dense(gate), activation, None)
+    there = (affine is not None, gate is not None, wants_moments)
+
+    def candidates(gpu: Gpu) -> list[Candidate]:
+        seconds = _seconds(gpu, input, k, 1, 1)
+        found = [Candidate("aten", "", 6 * seconds, _plain)]
+        if maps.has_triton(gpu):
+            from ..kernels import train_pointwise_conv2d as kernels
+
+            found.append(Candidate("mixed", "", 2 * seconds, _written))
+            for config in kernels.configs(n * h * w, c, k, input.dtype):
+                found.append(Candidate("triton", str(config), seconds, _triton(kernels, config)))
+        return found
+
+    call = _Call(source, weight, wants_moments)
+    key = (*_sizes(input, weight), activation, *there)
+    output: tuple[Tensor, Tensor] = maps.run(_NAME, call, key, candidates, weight)
+    return output
+
+
+def train_pointwise_conv2d_backward(
+    grad: Tensor,
+    raw: Tensor | None,
+    raw_affine: Tensor | None,
+    raw_gate: Tensor | None,
+    offset: Tensor | None,
+    raw_activation: int,
+    coefficients: Tensor | None,
+    input: Tensor,
+    affine: Tensor | None,
+    gate: Tensor | None,
+    activation: int,
+    mean: Tensor | None,
+    weight: Tensor,
+    residual: Tensor | None,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The op of that name, on a GPU."""
+    n, k = input.shape[0], weight.shape[0]
+    if input.numel() == 0:
+        return maps.empty_gradients(input, weight, wanted, 2 if gate is None else n)
+    gradient = Gradient(grad, raw, raw_affine, raw_gate, offset, raw_activation, coefficients)
+    source = Source(maps.channels_last(input), dense(affine), dense(gate), activation, dense(mean))
+
+    def candidates(gpu: Gpu) -> list[Candidate]:
+        seconds = _seconds(gpu, input, k, wanted[0] + wanted[1], 2)
+        found = [Candidate("aten", "", 6 * seconds, _plain_backward)]
+        if maps.has_triton(gpu):
+            found.append(Candidate("mixed", "fused", seconds, _fused_backward))
+            found.append(Candidate("mixed", "written", 2 * seconds, _written_backward))
+        return found
+
+    call = _BackwardCall(
+        dense_gradient(gradient),
+        source,
+        weight,
+        maps.channels_last_or_none(residual),
+        tuple(wanted),
+    )
+    found: tuple[Tensor, Tensor, Tensor, Tensor]
+    found = maps.run(f"{_NAME}_backward", call, call.key, candidates, weight)
+    return found
+
+
+def _sizes(input: Tensor, weight: Tensor) -> tuple[int, ...]:
+    n, c, h, w = input.shape
+    return maps.bucket(n), c, h, w, weight.shape[0]
+
+
+def _seconds(gpu: Gpu, input: Tensor, k: int, products: int, maps_of_output: int) -> float:
+    """What the cost model expects of this many products of matrices."""
+    c, bytes = input.shape[1], input.element_size()
+    pixels = input.numel() // c
+    work = cost.pointwise(pixels, c, k, bytes, maps_of_output - 1)
+    return max(1, products) * cost.seconds(work, gpu, bytes)
+
+
+def _triton(kernels: Any, config: Any) -> Any:
+    def run(call: _Call) -> tuple[Tensor, Tensor]:
+        weight = maps.now_in_dtype(call.weight, call.input.dtype)
+        output, moments = kernels.train_pointwise_conv2d(
+            *call.source[:4], weight, call.wants_moments, config
+        )
+        return output, maps.floats_like(output, 0) if moments is None else moments
+
+    return run
+
+
+def _written(call: _Call) -> tuple[Tensor, Tensor]:
+    return plain.convolution(train_maps, call.source, call.weight, Window(), call.wants_moments)
+
+
+def _plain(call: _Call) -> tuple[Tensor, Tensor]:
+    return plain.convolution(plain, call.source, call.weight, Window(), call.wants_moments)
+
+
+def _written_backward(call: _BackwardCall, ops: Any = train_maps) -> tuple[Tensor, ...]:
+    gradient, source, weight, residual, wanted = call
+    return plain.convolution_backward(ops, gradient, source, weight, Window(), residual, wanted)
+
+
+def _plain_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
+    return _written_backward(call, plain)
+
+
+def _fused_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
+    """The gradients of the input and of the weight, on kernels of their own."""
+    grad_input = grad_weight = grad_bias = sums = maps.floats_like(call.input, 0)
+    if call.wanted[0]:
+        grad_input, found = _sub_run("input", call)
+        sums = sums if found is None else found
+    if call.wanted[1]:
+        grad_weight, found = _sub_run("weight", call)
+        grad_bias = grad_bias if found is None else found
+    elif call.wanted[2]:
+        outer = call.gradient.grad
+        if call.gradient.raw is not None:
+            outer = train_maps.train_gradient(*call.gradient)  # type: ignore[arg-type]
+        grad_bias = outer.sum((0, 2, 3), dtype=grad_bias.dtype)
+    return grad_input, grad_weight, grad_bias, sums
+
+
+def _sub_run(of: str, call: _BackwardCall) -> tuple[Tensor, Tensor | None]:
+    """The gradient of the input or of the weight, on one of Triton's configurations."""
+    from ..kernels import train_pointwise_conv2d_backward as kernels
+
+    n, c, h, w = call.input.shape
+    k, pixels, dtype = call.weight.shape[0], n * h * w, call.input.dtype
+
+    def run_input(call: _BackwardCall, config: Any) -> Any:
+        weight = maps.now_in_dtype(call.weight, call.input.dtype)
+        own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
+        return kernels.input_gradient(*own, weight, call.residual, call.wanted[3], config)
+
+    def run_weight(call: _BackwardCall, config: Any) -> Any:
+        own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
+        return kernels.weight_gradient(*own, k, call.wanted[2], config)
+
+    def candidates(gpu: Gpu) -> list[Candidate]:
+        seconds = _seconds(gpu, call.input, k, 1, 2)
+        configs, run = (
+            (kernels.input_configs, run_input)
+            if of == "input"
+            else (kernels.weight_configs, run_weight)
+        )
+        return [
+            Candidate("triton", str(config), seconds, partial(run, config=config))
+            for config in configs(pixels, c, k, dtype)
+        ]
+
+    found: tuple[Tensor, Tensor | None]
+    found = maps.run(f"{_NAME}_backward {of}", call, call.key, candidates, call.weight)
+    return found
