@@ -263,7 +263,7 @@ def _merge_kernel(
         count = tl.load(partial + place, mask, 0.0)
         counts += count
         sums += count * (tl.load(partial + place + channels, mask, 0.0) - shift)
-    count_of_all = tl.sum(counts, 0)
+    count_of_all = tl.maximum(tl.sum(counts, 0), 1.0)  # of channels that are not there it is 0
     mean = shift + (tl.sum(sums, 0) / count_of_all)[None, :]
     squares = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     for begin in range(0, parts, BLOCK_P):

@@ -26,12 +26,11 @@ class _Call(NamedTuple):
 
 
 class _SumsCall(NamedTuple):
-    outer: tuple[Any, ...]  # a Gradient without coefficients
-    mean: Tensor
+    arguments: tuple[Any, ...]  # a Gradient without coefficients, and the mean
 
     @property
     def input(self) -> Tensor:
-        grad: Tensor = self.outer[0]
+        grad: Tensor = self.arguments[0]
         return grad
 
 
@@ -132,11 +131,11 @@ def train_gradient_sums(
     )
     output: Tensor = _run(
         "train_gradient_sums",
-        _SumsCall(gradient[:-1], mean.contiguous()),
+        _SumsCall((*gradient[:-1], mean.contiguous())),
         gradient_key(gradient),
         2,
-        lambda c: plain.train_gradient_sums(*c.outer, mean=c.mean),
-        lambda c, config: _sums().gradient_sums(*c.outer, mean=c.mean, config=config),
+        lambda c: plain.train_gradient_sums(*c.arguments),
+        lambda c, config: _sums().gradient_sums(*c.arguments, config),
     )
     return output
 
