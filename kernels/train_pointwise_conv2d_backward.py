@@ -72,7 +72,7 @@ def input_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Confi
         (128 if block_c <= 64 and pixels >= 1 << 15 else 64, block_k, block_c),
         (64, 32, block_c),
         (64, block_k, 64),
-        (32, block_k, block_c),
+        (32, 32, block_c),
     ):
         n = min(block_c, most_c)
         # Loads of rows that begin anywhere take more registers.

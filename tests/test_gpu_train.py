@@ -276,7 +276,7 @@ def instead_of_native(monkeypatch, functions):
 
 
 @pytest.mark.skipif(ON_GPU, reason="test_on_gpu.py trains layers there")
-@pytest.mark.parametrize(("name", "mode"), zip(BLOCKS, itertools.cycle(MODES)))
+@pytest.mark.parametrize(("name", "mode"), list(zip(BLOCKS, itertools.cycle(MODES))))
 def test_layers_in_plain_pytorch(name, mode, monkeypatch):
     instead_of_native(monkeypatch, {name: getattr(_train_plain, name) for name in TRAIN})
     assert_trains_as_accurately(*prepared(name, mode))
