@@ -181,7 +181,7 @@ def _tile(rows, channels, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr):
     return image, c, place, (row < rows)[:, None] & (c < channels)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _normalize_kernel(
     input,  # [N, pixels, C]
     affine,  # [2, C]
@@ -204,7 +204,7 @@ def _normalize_kernel(
     tl.store(output + place, x.to(output.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _gradient_kernel(
     grad,  # [N, pixels, C]
     raw,

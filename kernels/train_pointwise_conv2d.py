@@ -106,7 +106,7 @@ def train_pointwise_conv2d(
     return output, None if partial is None else merged_moments(partial)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts", "blocks"])
 def _kernel(
     input,  # [N, pixels, C]
     weight,  # [K, C]

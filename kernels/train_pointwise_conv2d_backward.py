@@ -244,7 +244,7 @@ def _tile_gradient(
     return g
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts", "blocks"])
 def _input_kernel(
     grad,  # [N, pixels, K]
     raw,  # [N, pixels, K], or None, as all that belongs to it
@@ -342,7 +342,7 @@ def _input_kernel(
             store_sums(partial, 2 * part + 1, c, is_c, channels, products)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "every", "blocks"])
 def _weight_kernel(
     grad,  # [N, pixels, K]
     raw,  # [N, pixels, K], or None, as all that belongs to it

@@ -143,7 +143,7 @@ def store_sums(partial, index, c, is_c, channels, sums):
     tl.store(partial + index.to(tl.int64) * channels + c, sums, is_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts", "blocks"])
 def _moments_kernel(
     input,  # [N, pixels, C]
     partial,  # [P, 3, C]: counts, means, sums of squared differences from them
@@ -179,7 +179,7 @@ def _moments_kernel(
     store_sums(partial, row + 2, c, is_c, channels, rest)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts", "blocks"])
 def _mean_kernel(
     input,  # [N, pixels, C]
     affine,  # [2, C]
@@ -205,7 +205,7 @@ def _mean_kernel(
     store_sums(partial, tl.program_id(0), c, is_c, channels, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "parts", "blocks"])
 def _gradient_sums_kernel(
     grad,  # [N, pixels, C]
     raw,
@@ -241,7 +241,7 @@ def _gradient_sums_kernel(
     store_sums(partial, row + 1, c, is_c, channels, tl.sum(products, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def _merge_kernel(
     partial,  # [P, 3, C]
     results,  # [2, C]
@@ -277,7 +277,7 @@ def _merge_kernel(
     tl.store(results + channels + c, variance, is_c)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def _add_kernel(
     partial,  # [N, P, S]
     results,  # [N, S]

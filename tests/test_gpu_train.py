@@ -53,9 +53,8 @@ def chosen(monkeypatch):
     def one(op, wish, made):
         kind = state["kind"]
         found = [c for c in made if kind in (c.backend, c.detail)]
-        found = found or [c for c in made if c.backend == "mixed" and kind == "written"]
         found = found or [c for c in made if c.backend == "triton"]
-        found = found or [c for c in made if c.backend == "mixed"] or list(made)
+        found = found or [c for c in made if c.detail == "fused"] or list(made)
         if found[0].backend == "triton":
             state["count"] = max(state["count"], len(found))
         picked = found[state["index"] % len(found)]

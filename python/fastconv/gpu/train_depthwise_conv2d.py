@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..ops import _train_plain as plain
 from ..ops._train_plain import Gradient, Source, Window
-from . import cost, maps, train_maps
+from . import cost, maps
 from .choice import Candidate
 from .device import Gpu, gpu_of
-from .train_maps import dense, dense_gradient, gradient_key
+from .train_convolutions import BackwardCall, Call, dense_source, written
 
 _NAME = "train_depthwise_conv2d"
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # csrc/data_type.h
-
-
-class _Call(NamedTuple):
-    source: Source
-    weight: Tensor
-    window: Window
-    wants_moments: bool
-
-    @property
-    def input(self) -> Tensor:
-        return self.source.input
-
-
-class _BackwardCall(NamedTuple):
-    gradient: Gradient
-    source: Source
-    weight: Tensor
-    window: Window
-    residual: Tensor | None
-    wanted: tuple[bool, ...]
-
-    @property
-    def input(self) -> Tensor:
-        return self.source.input
 
 
 def train_depthwise_conv2d(
@@ -60,20 +35,17 @@ def train_depthwise_conv2d(
         size = maps.output_size((h, w), tuple(weight.shape[2:]), *window)
         moments = maps.zeros(input, 2, c) if wants_moments else maps.floats_like(input, 0)
         return maps.empty(input, n, c, *size), moments
-    source = Source(maps.channels_last(input), dense(affine), None, activation, None)
+    source = dense_source(Source(input, affine, None, activation, None))
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         seconds = _seconds(gpu, input, weight, window, 1)
-        found = [Candidate("aten", "", 6 * seconds, _plain)]
-        if maps.has_triton(gpu):
-            found.append(Candidate("mixed", "", 2 * seconds, _written))
+        found = written(gpu, seconds, plain.convolution)
         if maps.has_cuda(input):
             found.append(Candidate("cuda", "", seconds, _cuda))
         return found
 
-    call = _Call(source, weight, window, wants_moments)
-    key = (*_sizes(input, weight, window), activation, affine is not None, wants_moments)
-    output: tuple[Tensor, Tensor] = maps.run(_NAME, call, key, candidates, weight)
+    call = Call(source, weight, window, wants_moments)
+    output: tuple[Tensor, Tensor] = maps.run(_NAME, call, call.key, candidates, weight)
     return output
 
 
@@ -100,36 +72,20 @@ def train_depthwise_conv2d_backward(
     if input.numel() == 0:
         return maps.empty_gradients(input, weight, wanted, 2)
     gradient = Gradient(grad, raw, raw_affine, raw_gate, offset, raw_activation, coefficients)
-    source = Source(maps.channels_last(input), dense(affine), None, activation, dense(mean))
+    source = Source(input, affine, None, activation, mean)
     window = Window(stride, padding, dilation)
+    call = BackwardCall(gradient, source, weight, window, residual, wanted).dense()
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         seconds = _seconds(gpu, input, weight, window, 2)
-        found = [Candidate("aten", "", 6 * seconds, _plain_backward)]
-        if maps.has_triton(gpu):
-            found.append(Candidate("mixed", "", 2 * seconds, _written_backward))
+        found = written(gpu, seconds, plain.convolution_backward)
         if maps.has_cuda(input):
             found.append(Candidate("cuda", "", seconds, _cuda_backward))
         return found
 
-    call = _BackwardCall(
-        dense_gradient(gradient),
-        source,
-        weight,
-        window,
-        maps.channels_last_or_none(residual),
-        tuple(wanted),
-    )
-    there = (affine is not None, residual is not None)
-    key = (*_sizes(input, weight, window), activation, *there, *gradient_key(gradient), *wanted)
     found: tuple[Tensor, Tensor, Tensor, Tensor]
-    found = maps.run(f"{_NAME}_backward", call, key, candidates, weight)
+    found = maps.run(f"{_NAME}_backward", call, call.key, candidates, weight)
     return found
-
-
-def _sizes(input: Tensor, weight: Tensor, window: Window) -> tuple[int, ...]:
-    n, c, h, w = input.shape
-    return maps.bucket(n), c, h, w, *weight.shape[2:], *window[0], *window[1], *window[2]
 
 
 def _seconds(gpu: Gpu, input: Tensor, weight: Tensor, window: Window, passes: int) -> float:
@@ -140,7 +96,7 @@ def _seconds(gpu: Gpu, input: Tensor, weight: Tensor, window: Window, passes: in
     return passes * cost.seconds(cost.depthwise(block), gpu, bytes)
 
 
-def _parts(call: Any, backward: bool) -> int:
+def _parts(call: Call | BackwardCall, backward: bool) -> int:
     """Into how many parts the kernels divide the pixels that they sum up."""
     input, weight = call.input, call.weight
     count = gpu_of(input.device).multiprocessors
@@ -148,7 +104,7 @@ def _parts(call: Any, backward: bool) -> int:
     return int(torch.ops.fastconv.train_depthwise_conv2d_parts(*about)[backward])
 
 
-def _cuda(call: _Call) -> tuple[Tensor, Tensor]:
+def _cuda(call: Call) -> tuple[Tensor, Tensor]:
     input, c = call.input, call.input.shape[1]
     size = maps.output_size(input.shape[2:], call.weight.shape[2:], *call.window)
     output = maps.empty(input, input.shape[0], c, *size)
@@ -169,7 +125,7 @@ def _cuda(call: _Call) -> tuple[Tensor, Tensor]:
     return output, maps.floats_like(input, 0) if moments is None else moments
 
 
-def _cuda_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
+def _cuda_backward(call: BackwardCall) -> tuple[Tensor, ...]:
     input, c, wanted = call.input, call.input.shape[1], call.wanted
     taps = call.weight.shape[2:].numel()
     rows = taps * wanted[1] + wanted[2] + 2 * wanted[3]
@@ -194,19 +150,3 @@ def _cuda_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
         *results,
     )
     return tuple(maps.floats_like(input, 0) if t is None else t for t in results)
-
-
-def _written(call: _Call, ops: Any = train_maps) -> tuple[Tensor, Tensor]:
-    return plain.convolution(ops, *call)
-
-
-def _plain(call: _Call) -> tuple[Tensor, Tensor]:
-    return _written(call, plain)
-
-
-def _written_backward(call: _BackwardCall, ops: Any = train_maps) -> tuple[Tensor, ...]:
-    return plain.convolution_backward(ops, *call)
-
-
-def _plain_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
-    return _written_backward(call, plain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -17,39 +17,9 @@ from ..ops._train_plain import Gradient, Source, Window
 from . import cost, maps, train_maps
 from .choice import Candidate
 from .device import Gpu
-from .train_maps import dense, dense_gradient, gradient_key
+from .train_convolutions import BackwardCall, Call, dense_source, written
 
 _NAME = "train_pointwise_conv2d"
-
-
-class _Call(NamedTuple):
-    source: Source
-    weight: Tensor
-    wants_moments: bool
-
-    @property
-    def input(self) -> Tensor:
-        return self.source.input
-
-
-class _BackwardCall(NamedTuple):
-    gradient: Gradient
-    source: Source
-    weight: Tensor
-    residual: Tensor | None
-    wanted: tuple[bool, ...]
-
-    @property
-    def input(self) -> Tensor:
-        return self.source.input
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What the speed depends on."""
-        _, affine, gate, activation, _ = self.source
-        there = (affine is not None, gate is not None, self.residual is not None)
-        sizes = _sizes(self.input, self.weight)
-        return (*sizes, activation, *there, *gradient_key(self.gradient), *self.wanted)
 
 
 def train_pointwise_conv2d(
@@ -66,23 +36,20 @@ def train_pointwise_conv2d(
     if input.numel() == 0:
         moments = maps.zeros(input, 2, k) if wants_moments else maps.floats_like(input, 0)
         return maps.empty(input, n, k, h, w), moments
-    source = Source(maps.channels_last(input), dense(affine), dense(gate), activation, None)
-    there = (affine is not None, gate is not None, wants_moments)
+    source = dense_source(Source(input, affine, gate, activation, None))
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         seconds = _seconds(gpu, input, k, 1, 1)
-        found = [Candidate("aten", "", 6 * seconds, _plain)]
+        found = written(gpu, seconds, plain.convolution)
         if maps.has_triton(gpu):
             from ..kernels import train_pointwise_conv2d as kernels
 
-            found.append(Candidate("mixed", "", 2 * seconds, _written))
             for config in kernels.configs(n * h * w, c, k, input.dtype):
                 found.append(Candidate("triton", str(config), seconds, _triton(kernels, config)))
         return found
 
-    call = _Call(source, weight, wants_moments)
-    key = (*_sizes(input, weight), activation, *there)
-    output: tuple[Tensor, Tensor] = maps.run(_NAME, call, key, candidates, weight)
+    call = Call(source, weight, Window(), wants_moments)
+    output: tuple[Tensor, Tensor] = maps.run(_NAME, call, call.key, candidates, weight)
     return output
 
 
@@ -108,31 +75,19 @@ def train_pointwise_conv2d_backward(
     if input.numel() == 0:
         return maps.empty_gradients(input, weight, wanted, 2 if gate is None else n)
     gradient = Gradient(grad, raw, raw_affine, raw_gate, offset, raw_activation, coefficients)
-    source = Source(maps.channels_last(input), dense(affine), dense(gate), activation, dense(mean))
+    source = Source(input, affine, gate, activation, mean)
+    call = BackwardCall(gradient, source, weight, Window(), residual, wanted).dense()
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         seconds = _seconds(gpu, input, k, wanted[0] + wanted[1], 2)
-        found = [Candidate("aten", "", 6 * seconds, _plain_backward)]
+        found = written(gpu, seconds, plain.convolution_backward)
         if maps.has_triton(gpu):
             found.append(Candidate("mixed", "fused", seconds, _fused_backward))
-            found.append(Candidate("mixed", "written", 2 * seconds, _written_backward))
         return found
 
-    call = _BackwardCall(
-        dense_gradient(gradient),
-        source,
-        weight,
-        maps.channels_last_or_none(residual),
-        tuple(wanted),
-    )
     found: tuple[Tensor, Tensor, Tensor, Tensor]
     found = maps.run(f"{_NAME}_backward", call, call.key, candidates, weight)
     return found
-
-
-def _sizes(input: Tensor, weight: Tensor) -> tuple[int, ...]:
-    n, c, h, w = input.shape
-    return maps.bucket(n), c, h, w, weight.shape[0]
 
 
 def _seconds(gpu: Gpu, input: Tensor, k: int, products: int, maps_of_output: int) -> float:
@@ -144,7 +99,7 @@ def _seconds(gpu: Gpu, input: Tensor, k: int, products: int, maps_of_output: int
 
 
 def _triton(kernels: Any, config: Any) -> Any:
-    def run(call: _Call) -> tuple[Tensor, Tensor]:
+    def run(call: Call) -> tuple[Tensor, Tensor]:
         weight = maps.now_in_dtype(call.weight, call.input.dtype)
         output, moments = kernels.train_pointwise_conv2d(
             *call.source[:4], weight, call.wants_moments, config
@@ -154,26 +109,9 @@ def _triton(kernels: Any, config: Any) -> Any:
     return run
 
 
-def _written(call: _Call) -> tuple[Tensor, Tensor]:
-    return plain.convolution(train_maps, call.source, call.weight, Window(), call.wants_moments)
-
-
-def _plain(call: _Call) -> tuple[Tensor, Tensor]:
-    return plain.convolution(plain, call.source, call.weight, Window(), call.wants_moments)
-
-
-def _written_backward(call: _BackwardCall, ops: Any = train_maps) -> tuple[Tensor, ...]:
-    gradient, source, weight, residual, wanted = call
-    return plain.convolution_backward(ops, gradient, source, weight, Window(), residual, wanted)
-
-
-def _plain_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
-    return _written_backward(call, plain)
-
-
-def _fused_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
+def _fused_backward(call: BackwardCall) -> tuple[Tensor, ...]:
     """The gradients of the input and of the weight, on kernels of their own."""
-    grad_input = grad_weight = grad_bias = sums = maps.floats_like(call.input, 0)
+    grad_input, grad_weight, grad_bias, sums = (maps.floats_like(call.input, 0) for _ in range(4))
     if call.wanted[0]:
         grad_input, found = _sub_run("input", call)
         sums = sums if found is None else found
@@ -188,19 +126,19 @@ def _fused_backward(call: _BackwardCall) -> tuple[Tensor, ...]:
     return grad_input, grad_weight, grad_bias, sums
 
 
-def _sub_run(of: str, call: _BackwardCall) -> tuple[Tensor, Tensor | None]:
+def _sub_run(of: str, call: BackwardCall) -> tuple[Tensor, Tensor | None]:
     """The gradient of the input or of the weight, on one of Triton's configurations."""
     from ..kernels import train_pointwise_conv2d_backward as kernels
 
     n, c, h, w = call.input.shape
     k, pixels, dtype = call.weight.shape[0], n * h * w, call.input.dtype
 
-    def run_input(call: _BackwardCall, config: Any) -> Any:
+    def run_input(call: BackwardCall, config: Any) -> Any:
         weight = maps.now_in_dtype(call.weight, call.input.dtype)
         own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
         return kernels.input_gradient(*own, weight, call.residual, call.wanted[3], config)
 
-    def run_weight(call: _BackwardCall, config: Any) -> Any:
+    def run_weight(call: BackwardCall, config: Any) -> Any:
         own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
         return kernels.weight_gradient(*own, k, call.wanted[2], config)
 

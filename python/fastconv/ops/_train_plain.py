@@ -198,7 +198,7 @@ def convolution_backward(
         _groups(source, weight),
         (wanted[0], wanted[1], False),
     )
-    grad_input = sums = nothing = _nothing(input)
+    grad_input, sums = _nothing(input), _nothing(input)
     if wanted[0]:
         if d.shape != input.shape:
             top, _, left, _ = window.padding
@@ -213,8 +213,9 @@ def convolution_backward(
             grad_input = ops.train_gradient(d, input, affine, None, None, activation, None)
         if residual is not None:
             grad_input = grad_input + residual
-    grad_bias = _wide(outer).sum((0, 2, 3)) if wanted[2] else nothing
-    return grad_input, _wide(grad_weight) if wanted[1] else nothing, grad_bias, sums
+    grad_weight = _wide(grad_weight) if wanted[1] else _nothing(input)
+    grad_bias = _wide(outer).sum((0, 2, 3)) if wanted[2] else _nothing(input)
+    return grad_input, grad_weight, grad_bias, sums
 
 
 def _wide(map: Tensor) -> Tensor:
