@@ -69,9 +69,9 @@ def input_configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Confi
     large = 1 << (12 if dtype is torch.float32 else 13)
     found = []
     for block_m, most_k, most_c in (
-        (128 if block_c <= 64 and pixels >= 1 << 15 else 64, block_k, block_c),
+        (128 if block_c <= 64 and pixels >= 1 << 15 else 64, 32 if block_c > 64 else 64, block_c),
         (64, 32, block_c),
-        (64, block_k, 64),
+        (64, 64, 64),
         (32, 32, block_c),
     ):
         n = min(block_c, most_c)

@@ -250,7 +250,7 @@ def _excite(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
 
 
 def _train_maps(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    for n, c, size, gated in ((128, 96, 112, False), (128, 240, 28, True), (3, 23, 13, True)):
+    for n, c, size, gated in ((128, 240, 28, True), (3, 23, 13, True)):
         x, per_image = channels_last(n, c, size, size, dtype=dtype), plain(n, c) if gated else None
         affine, last = plain(2, c), (6, plain(4, c))
         for config in maps.configs(c, dtype):
@@ -265,7 +265,7 @@ def _train_maps(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any
 
 
 def _train_sums(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    for n, c, size, gated in ((128, 96, 112, False), (128, 240, 28, True), (3, 23, 13, True)):
+    for n, c, size, gated in ((128, 240, 28, True), (3, 23, 13, True)):
         x, per_image = channels_last(n, c, size, size, dtype=dtype), plain(n, c) if gated else None
         affine, mean = plain(2, c), plain(c)
         for config in sums.configs(c, dtype):
@@ -283,7 +283,6 @@ def _train_sums(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any
 # Batch, C, K, size, and whether a squeeze-and-excitation stands before and behind the convolution.
 _TRAINED = (
     (128, 16, 96, 112, False, False),
-    (128, 144, 24, 56, False, False),
     (128, 240, 40, 28, True, False),
     (128, 112, 672, 14, False, True),
     (2, 23, 17, 13, True, True),

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from fastconv.ops import _train_plain
+
+from .assertions import assert_as_accurate
 from .conftest import LEVELS
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="the native library is missing")
@@ -73,6 +76,18 @@ CALLS = range(len(calls()))
 def test_opcheck(index, layout):
     op, arguments = calls(layout=layout)[index]
     opcheck(op, arguments)
+
+
+@pytest.mark.parametrize("index", CALLS)
+def test_results_in_plain_pytorch(index):
+    torch.manual_seed(index)
+    op, arguments = calls()[index]
+    plain = getattr(_train_plain, op._qualified_op_name.split("::")[1])
+    exact = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+    found = [call(*args) for call, args in ((op, arguments), (plain, arguments), (plain, exact))]
+    results = [one if isinstance(one, tuple) else (one,) for one in found]
+    for ours, theirs, truth in zip(*results, strict=True):
+        assert_as_accurate(ours, theirs, truth)
 
 
 @pytest.mark.parametrize("index", CALLS)
