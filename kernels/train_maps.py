@@ -17,6 +17,33 @@ from .activation import NONE, activate, activation_slope
 from .launch import empty_map, unit_of
 
 
+class Gradient(NamedTuple):
+    """A gradient of a raw map (csrc/train.h): dense channels_last maps, all else float32."""
+
+    grad: Tensor
+    raw: Tensor | None
+    affine: Tensor | None  # (2, K)
+    gate: Tensor | None  # (N, K)
+    offset: Tensor | None  # (N, K)
+    activation: int
+    coefficients: Tensor | None  # (4, K)
+
+    @property
+    def by_image(self) -> bool:
+        """Whether something of it belongs to an image."""
+        return self.gate is not None or self.offset is not None
+
+
+class Source(NamedTuple):
+    """What the convolution read, and the mean (C,) from which its sums count."""
+
+    input: Tensor
+    affine: Tensor | None  # (2, C)
+    gate: Tensor | None  # (N, C)
+    activation: int
+    mean: Tensor | None
+
+
 class Config(NamedTuple):
     """Sizes of a tile: pixels, channels."""
 
@@ -167,6 +194,34 @@ def raw_gradient(
         rest += per_channel(coefficients + 3 * channels, c, is_c)
         grad = grad * per_channel(coefficients, c, is_c) + rest
     return grad
+
+
+@triton.jit
+def tile_gradient(
+    grad,
+    raw,
+    affine,
+    gate,
+    offset,
+    coefficients,
+    image,
+    pixel,
+    is_pixel,
+    k,
+    is_k,
+    channels,
+    ACTIVATION: tl.constexpr,
+):
+    """The same of some pixels, which it loads; raw is None, as all behind it, where grad is it."""
+    place = pixel[:, None] * channels + k[None, :]
+    mask = is_pixel[:, None] & is_k[None, :]
+    g = tl.load(grad + place, mask, 0.0).to(tl.float32)
+    if raw is not None:
+        x = tl.load(raw + place, mask, 0.0).to(tl.float32)
+        g = raw_gradient(
+            g, x, affine, gate, offset, coefficients, image, k, is_k, channels, ACTIVATION
+        )
+    return g
 
 
 @triton.jit

@@ -28,7 +28,8 @@ from fastconv.kernels import pointwise_conv2d_pool as pool
 from fastconv.kernels import squeeze_excite as excite
 from fastconv.kernels import train_maps as maps
 from fastconv.kernels import train_pointwise_conv2d as train_pointwise
-from fastconv.kernels import train_pointwise_conv2d_backward as backward
+from fastconv.kernels import train_pointwise_conv2d_input as train_input
+from fastconv.kernels import train_pointwise_conv2d_weight as train_weight
 from fastconv.kernels import train_sums as sums
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
@@ -303,28 +304,39 @@ def _train_pointwise(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[]
             )
 
 
-def _train_backward(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+def _trained(dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Tensor]]:
+    """Layer, gradient of its output, what it read, and its weight."""
     for n, c, k, size, gated, behind in _TRAINED:
         x, g = (channels_last(n, i, size, size, dtype=dtype) for i in (c, k))
-        w, per_image = plain(k, c, 1, 1, dtype=dtype), plain(n, k) if behind else None
-        gate = plain(n, c) if gated else None
-        gradient = backward.Gradient(g, g, plain(2, k), per_image, per_image, 4, plain(4, k))
-        source = backward.Source(x, plain(2, c), gate, 4, plain(c))
-        layer, pixels = f"{n}x{c}to{k}x{size}" + "+s" * gated, n * size * size
-        for config in backward.input_configs(pixels, c, k, dtype):
+        per_image, gate = plain(n, k) if behind else None, plain(n, c) if gated else None
+        gradient = maps.Gradient(g, g, plain(2, k), per_image, per_image, 4, plain(4, k))
+        source = maps.Source(x, plain(2, c), gate, 4, plain(c))
+        layer = f"{n}x{c}to{k}x{size}" + "+s" * gated
+        yield layer, gradient, source, plain(k, c, 1, 1, dtype=dtype)
+
+
+def _train_input(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for layer, gradient, source, w in _trained(dtype):
+        (k, c), x = w.shape[:2], source.input
+        for config in train_input.configs(x.numel() // c, c, k, dtype):
             yield (
                 layer,
                 str(config),
-                lambda w=w, x=x, gradient=gradient, source=source, config=config: (
-                    backward.input_gradient(gradient, source, w, x, True, config)
+                lambda args=(gradient, source, w, x, True, config): train_input.input_gradient(
+                    *args
                 ),
             )
-        for config in backward.weight_configs(pixels, c, k, dtype):
+
+
+def _train_weight(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for layer, gradient, source, w in _trained(dtype):
+        k, c = w.shape[:2]
+        for config in train_weight.configs(source.input.numel() // c, c, k, dtype):
             yield (
                 layer,
                 str(config),
-                lambda k=k, gradient=gradient, source=source, config=config: (
-                    backward.weight_gradient(gradient, source, k, True, config)
+                lambda args=(gradient, source, k, True, config): train_weight.weight_gradient(
+                    *args
                 ),
             )
 
@@ -339,7 +351,8 @@ KERNELS = {
     "train_maps": _train_maps,
     "train_sums": _train_sums,
     "train_pointwise_conv2d": _train_pointwise,
-    "train_pointwise_conv2d_backward": _train_backward,
+    "train_pointwise_conv2d_input": _train_input,
+    "train_pointwise_conv2d_weight": _train_weight,
 }
 
 

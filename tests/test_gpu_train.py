@@ -156,19 +156,21 @@ def test_parts_of_several_blocks(monkeypatch):
     """More pixels than a program takes at a time, in more than one part."""
     from fastconv.kernels import (
         train_pointwise_conv2d,
-        train_pointwise_conv2d_backward,
+        train_pointwise_conv2d_input,
+        train_pointwise_conv2d_weight,
         train_sums,
     )
 
-    for module in (train_sums, train_pointwise_conv2d, train_pointwise_conv2d_backward):
+    for module in (train_sums, train_pointwise_conv2d, train_pointwise_conv2d_input):
         monkeypatch.setattr(module, "MOST_PARTS", 4)
-    monkeypatch.setattr(train_sums, "configs", lambda *_: [train_sums.Config(16, 16, 4)])
-    one = train_pointwise_conv2d.Config(16, 16, 16, 4, 2)
-    monkeypatch.setattr(train_pointwise_conv2d, "configs", lambda *_: [one])
-    own = train_pointwise_conv2d_backward
-    config = own.Config(16, 16, 16, 4, 2, 3)
-    for name in ("input_configs", "weight_configs"):
-        monkeypatch.setattr(own, name, lambda *_: [config])
+    for module, config in (
+        (train_sums, (16, 16, 4)),
+        (train_pointwise_conv2d, (16, 16, 16, 4, 2)),
+        (train_pointwise_conv2d_input, (16, 16, 16, 4, 2)),
+        (train_pointwise_conv2d_weight, (16, 16, 16, 4, 2, 3)),
+    ):
+        found = [module.Config(*config)]
+        monkeypatch.setattr(module, "configs", lambda *_, found=found: found)
     sizes = (20, 20, 9, 7)
     with fastconv.use_backend("triton"):
         for index in (0, 1, *POINTWISE_BACKWARD, 10, 11, 13):

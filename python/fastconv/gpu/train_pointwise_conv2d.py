@@ -6,7 +6,7 @@ between maps that are written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -113,10 +113,10 @@ def _fused_backward(call: BackwardCall) -> tuple[Tensor, ...]:
     """The gradients of the input and of the weight, on kernels of their own."""
     grad_input, grad_weight, grad_bias, sums = (maps.floats_like(call.input, 0) for _ in range(4))
     if call.wanted[0]:
-        grad_input, found = _sub_run("input", call)
+        grad_input, found = _input_gradient(call)
         sums = sums if found is None else found
     if call.wanted[1]:
-        grad_weight, found = _sub_run("weight", call)
+        grad_weight, found = _weight_gradient(call)
         grad_bias = grad_bias if found is None else found
     elif call.wanted[2]:
         outer = call.gradient.grad
@@ -126,32 +126,41 @@ def _fused_backward(call: BackwardCall) -> tuple[Tensor, ...]:
     return grad_input, grad_weight, grad_bias, sums
 
 
-def _sub_run(of: str, call: BackwardCall) -> tuple[Tensor, Tensor | None]:
-    """The gradient of the input or of the weight, on one of Triton's configurations."""
-    from ..kernels import train_pointwise_conv2d_backward as kernels
+def _input_gradient(call: BackwardCall) -> tuple[Tensor, Tensor | None]:
+    from ..kernels import train_maps as types
+    from ..kernels import train_pointwise_conv2d_input as kernels
 
-    n, c, h, w = call.input.shape
-    k, pixels, dtype = call.weight.shape[0], n * h * w, call.input.dtype
-
-    def run_input(call: BackwardCall, config: Any) -> Any:
+    def run(call: BackwardCall, config: Any) -> Any:
         weight = maps.now_in_dtype(call.weight, call.input.dtype)
-        own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
+        own = types.Gradient(*call.gradient), types.Source(*call.source)
         return kernels.input_gradient(*own, weight, call.residual, call.wanted[3], config)
 
-    def run_weight(call: BackwardCall, config: Any) -> Any:
-        own = kernels.Gradient(*call.gradient), kernels.Source(*call.source)
-        return kernels.weight_gradient(*own, k, call.wanted[2], config)
+    return _on_triton("input", kernels.configs, run, call)
+
+
+def _weight_gradient(call: BackwardCall) -> tuple[Tensor, Tensor | None]:
+    from ..kernels import train_maps as types
+    from ..kernels import train_pointwise_conv2d_weight as kernels
+
+    def run(call: BackwardCall, config: Any) -> Any:
+        own = types.Gradient(*call.gradient), types.Source(*call.source)
+        return kernels.weight_gradient(*own, call.weight.shape[0], call.wanted[2], config)
+
+    return _on_triton("weight", kernels.configs, run, call)
+
+
+def _on_triton(
+    of: str, configs: Callable[..., Any], run: Callable[..., Any], call: BackwardCall
+) -> tuple[Tensor, Tensor | None]:
+    """One of the gradients, in the configuration that is the fastest."""
+    n, c, h, w = call.input.shape
+    k = call.weight.shape[0]
 
     def candidates(gpu: Gpu) -> list[Candidate]:
         seconds = _seconds(gpu, call.input, k, 1, 2)
-        configs, run = (
-            (kernels.input_configs, run_input)
-            if of == "input"
-            else (kernels.weight_configs, run_weight)
-        )
         return [
             Candidate("triton", str(config), seconds, partial(run, config=config))
-            for config in configs(pixels, c, k, dtype)
+            for config in configs(n * h * w, c, k, call.input.dtype)
         ]
 
     found: tuple[Tensor, Tensor | None]
