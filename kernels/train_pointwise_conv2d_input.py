@@ -41,7 +41,7 @@ def configs(pixels: int, c: int, k: int, dtype: torch.dtype) -> list[Config]:
     for block_m, most_k, most_c in (
         (128 if block_c <= 64 and pixels >= 1 << 15 else 64, 32 if block_c > 64 else 64, block_c),
         (64, 32, block_c),
-        (64, 64, 64),
+        (64, 32, 64),
         (32, 32, block_c),
     ):
         n = min(block_c, most_c)

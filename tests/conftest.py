@@ -135,7 +135,7 @@ def native() -> Iterator[str]:
 @pytest.fixture
 def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton's interpreter, which makes its language anew at every call of a function in a kernel,
-    does it once: ten times as fast."""
+    does it once: most of its time."""
     if not backend.interprets():
         return
     from triton.runtime import interpreter
