@@ -204,8 +204,10 @@ def losses(backend, count, dtype=None):
 def test_a_network_learns(measuring, dtype):
     """With the candidates that are measured: the first losses are PyTorch's, the last ones low."""
     ours, theirs = losses("auto", 30, dtype), losses("reference", 3, dtype)
-    limit = 1e-3 if dtype is None else 5e-2
-    torch.testing.assert_close(ours[:3], theirs, rtol=limit, atol=limit)
+    limit = 1e-3 if dtype is None else 2e-2
+    torch.testing.assert_close(ours[0], theirs[0], rtol=limit, atol=0)
+    # Then every value on the other side of a bend counts.
+    torch.testing.assert_close(ours[:3], theirs, rtol=5e-2, atol=0)
     assert ours[-1] < 0.3 * ours[0]
     assert any("train_pointwise_conv2d" in file.read_text() for file in measuring.rglob("*.json"))
 
