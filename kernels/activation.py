@@ -25,6 +25,28 @@ def activate(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def activation_slope(x, ACTIVATION: tl.constexpr):
+    """The derivative at x, [P, C] in float32, as PyTorch has it at the corners and for NaN."""
+    if ACTIVATION == RELU:
+        x = tl.where(x <= 0.0, 0.0, 1.0)
+    elif ACTIVATION == RELU6:
+        x = tl.where((x <= 0.0) | (x >= 6.0), 0.0, 1.0)
+    elif ACTIVATION == HARDSWISH:
+        x = tl.where(x <= -3.0, 0.0, tl.where(x >= 3.0, 1.0, x * (1.0 / 3.0) + 0.5))
+    elif ACTIVATION == SILU:
+        gate = tl.sigmoid(x)
+        x = gate * x * (1.0 - gate) + gate
+    elif ACTIVATION == SIGMOID:
+        gate = tl.sigmoid(x)
+        x = gate * (1.0 - gate)
+    elif ACTIVATION == HARDSIGMOID:
+        x = tl.where((x <= -3.0) | (x >= 3.0), 0.0, 1.0 / 6.0)
+    else:
+        x = tl.full(x.shape, 1.0, tl.float32)
+    return x
+
+
+@triton.jit
 def _clamp6(x):
     x = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return tl.minimum(x, 6.0, propagate_nan=tl.PropagateNan.ALL)

@@ -24,6 +24,13 @@ def empty_map(input: Tensor, *sizes: int) -> Tensor:
     )
 
 
+def in_parts(blocks: int, most: int) -> tuple[int, int]:
+    """How many parts some blocks are shared out to, at most so many, and the blocks of each part;
+    the last may have fewer, but none is empty."""
+    per_part = triton.cdiv(blocks, max(1, min(blocks, most)))
+    return triton.cdiv(blocks, per_part), per_part
+
+
 def window_size(
     input: Tensor,
     kernel: tuple[int, ...],

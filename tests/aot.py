@@ -26,6 +26,11 @@ from fastconv.kernels import depthwise_separable_conv2d as separable
 from fastconv.kernels import pointwise_conv2d as pointwise
 from fastconv.kernels import pointwise_conv2d_pool as pool
 from fastconv.kernels import squeeze_excite as excite
+from fastconv.kernels import train_maps as maps
+from fastconv.kernels import train_pointwise_conv2d as train_pointwise
+from fastconv.kernels import train_pointwise_conv2d_input as train_input
+from fastconv.kernels import train_pointwise_conv2d_weight as train_weight
+from fastconv.kernels import train_sums as sums
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -245,6 +250,97 @@ def _excite(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
             )
 
 
+def _train_maps(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, size, gated in ((128, 240, 28, True), (3, 23, 13, True)):
+        x, per_image = channels_last(n, c, size, size, dtype=dtype), plain(n, c) if gated else None
+        affine, last = plain(2, c), (6, plain(4, c))
+        for config in maps.configs(c, dtype):
+            yield (
+                f"{n}x{c}x{size}" + "+s" * gated,
+                str(config),
+                lambda x=x, affine=affine, gate=per_image, last=last, config=config: (
+                    maps.normalize(x, affine, gate, 4, x, config),
+                    maps.gradient(x, x, affine, gate, gate, *last, config),
+                ),
+            )
+
+
+def _train_sums(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, size, gated in ((128, 240, 28, True), (3, 23, 13, True)):
+        x, per_image = channels_last(n, c, size, size, dtype=dtype), plain(n, c) if gated else None
+        affine, mean = plain(2, c), plain(c)
+        for config in sums.configs(c, dtype):
+            yield (
+                f"{n}x{c}x{size}" + "+s" * gated,
+                str(config),
+                lambda x=x, affine=affine, gate=per_image, mean=mean, config=config: (
+                    sums.moments(x, config),
+                    sums.normalized_mean(x, affine, 4, config),
+                    sums.gradient_sums(x, x, affine, gate, gate, 4, mean, config),
+                ),
+            )
+
+
+# Batch, C, K, size, and whether a squeeze-and-excitation stands before and behind the convolution.
+_TRAINED = (
+    (128, 16, 96, 112, False, False),
+    (128, 240, 40, 28, True, False),
+    (128, 112, 672, 14, False, True),
+    (2, 23, 17, 13, True, True),
+)
+
+
+def _train_pointwise(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for n, c, k, size, gated, _ in _TRAINED:
+        x, w = channels_last(n, c, size, size, dtype=dtype), plain(k, c, 1, 1, dtype=dtype)
+        affine, gate = plain(2, c), plain(n, c) if gated else None
+        for config in train_pointwise.configs(n * size * size, c, k, dtype):
+            yield (
+                f"{n}x{c}to{k}x{size}" + "+s" * gated,
+                str(config),
+                lambda x=x, w=w, affine=affine, gate=gate, config=config: (
+                    train_pointwise.train_pointwise_conv2d(x, affine, gate, 4, w, True, config)
+                ),
+            )
+
+
+def _trained(dtype: torch.dtype) -> Iterator[tuple[str, Any, Any, Tensor]]:
+    """Layer, gradient of its output, what it read, and its weight."""
+    for n, c, k, size, gated, behind in _TRAINED:
+        x, g = (channels_last(n, i, size, size, dtype=dtype) for i in (c, k))
+        per_image, gate = plain(n, k) if behind else None, plain(n, c) if gated else None
+        gradient = maps.Gradient(g, g, plain(2, k), per_image, per_image, 4, plain(4, k))
+        source = maps.Source(x, plain(2, c), gate, 4, plain(c))
+        layer = f"{n}x{c}to{k}x{size}" + "+s" * gated
+        yield layer, gradient, source, plain(k, c, 1, 1, dtype=dtype)
+
+
+def _train_input(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for layer, gradient, source, w in _trained(dtype):
+        (k, c), x = w.shape[:2], source.input
+        for config in train_input.configs(x.numel() // c, c, k, dtype):
+            yield (
+                layer,
+                str(config),
+                lambda args=(gradient, source, w, x, True, config): train_input.input_gradient(
+                    *args
+                ),
+            )
+
+
+def _train_weight(dtype: torch.dtype) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+    for layer, gradient, source, w in _trained(dtype):
+        k, c = w.shape[:2]
+        for config in train_weight.configs(source.input.numel() // c, c, k, dtype):
+            yield (
+                layer,
+                str(config),
+                lambda args=(gradient, source, k, True, config): train_weight.weight_gradient(
+                    *args
+                ),
+            )
+
+
 KERNELS = {
     "pointwise_conv2d": _pointwise,
     "pointwise_conv2d_pool": _pool,
@@ -252,6 +348,11 @@ KERNELS = {
     "depthwise_conv2d": _depthwise,
     "depthwise_separable_conv2d": _separable,
     "squeeze_excite": _excite,
+    "train_maps": _train_maps,
+    "train_sums": _train_sums,
+    "train_pointwise_conv2d": _train_pointwise,
+    "train_pointwise_conv2d_input": _train_input,
+    "train_pointwise_conv2d_weight": _train_weight,
 }
 
 

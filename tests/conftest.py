@@ -19,7 +19,8 @@ from . import cases
 
 # What --device cuda runs; everything else is about the CPU, its packed weights, files or commands.
 ON_CUDA = {f"test_{op}" for op in fastconv.ops.__all__}
-ON_CUDA |= {"test_gpu_graphs", "test_gpu_kernels", "test_large_tensors", "test_on_gpu"}
+ON_CUDA |= {"test_gpu_graphs", "test_gpu_kernels", "test_gpu_train"}
+ON_CUDA |= {"test_large_tensors", "test_on_gpu"}
 ONLY_ON_CUDA = {"test_large_tensors", "test_on_gpu"}
 # Of the former, what says why the CPU's kernels refuse a call.
 OF_THE_CPU = {"test_a_multiplier_is_not_native", "test_groups_and_dilation_are_not_native"}
@@ -129,6 +130,27 @@ def native() -> Iterator[str]:
     """The native ops with the best instruction set."""
     with running_on("native") as name:
         yield name
+
+
+@pytest.fixture
+def quick_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's interpreter, which makes its language anew at every call of a function in a kernel,
+    does it once: most of its time."""
+    if not backend.interprets():
+        return
+    from triton.runtime import interpreter
+
+    patched = set()
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # The kernel that is interpreted has done it for the modules that it sees.
+        module = self.fn.__module__
+        if module.startswith("triton.") and module not in patched:
+            interpreter._patch_lang(self.fn)
+            patched.add(module)
+        return self.rewrite()(*args, **kwargs)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
 
 
 @pytest.fixture(scope="session")

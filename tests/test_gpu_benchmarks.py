@@ -14,6 +14,7 @@ layers, networks, plan, timing, worker = (
     benchmark_module(f"gpu.{name}") for name in ("layers", "networks", "plan", "timing", "worker")
 )
 main = benchmark_module("gpu.__main__")
+training = benchmark_module("gpu.training")
 origin = benchmark_module("gpu.origin")
 Contender, Job = timing.Contender, plan.Job
 
@@ -45,11 +46,13 @@ def no_gpu(monkeypatch):
 
 def test_the_most_important_comes_first():
     found = plan.jobs([("mobilenet_v2", "one"), ("efficientnet_b0", "two")])
+    steps = 2 * 2 * 2  # two networks, in two dtypes, without torch.compile and with it
     assert found[0].id == "ceilings"
     assert [job.id for job in found[1:5]] == [f"{n}, batch 256, bfloat16" for n in plan.NETWORKS]
     assert [job.batch for job in found[5:9]] == [1] * 4
-    assert [job.id for job in found[9:11]] == [f"{n}, batch 256, bfloat16" for n in ("one", "two")]
-    assert len(set(found)) == len(found) == 1 + 2 * (4 * 3 * 3 + 2 * 3 * 2)
+    assert [job.id for job in found[9:11]] == [f"{n}, batch 128, bfloat16" for n in plan.TRAINED]
+    assert [job.id for job in found[11:13]] == [f"{n}, batch 256, bfloat16" for n in ("one", "two")]
+    assert len(set(found)) == len(found) == 1 + steps + 2 * (4 * 3 * 3 + 2 * 3 * 2)
     place = {(job.id, job.compiled): index for index, job in enumerate(found)}
     assert all(place[id, False] < place[id, True] for id, compiled in place if compiled)
     assert all(job.limit > 200 for job in found if job.compiled)
@@ -144,6 +147,34 @@ def test_a_network(no_gpu, monkeypatch):
     assert row["errors"]["eager, graph"] == "broke"
     assert "graphed: example must be on a GPU" in row["errors"]["fastconv.graphed"]
     json.dumps(row)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_of_training(no_gpu, monkeypatch, dtype):
+    monkeypatch.setattr(training, "SIZE", 32)
+    job = Job("training", "mobilenet_v2", "", 4, dtype, without=(("eager, graph", "broke"),))
+    row = worker.measure(job, print)
+    assert row["errors"] == {"eager, graph": "broke"}
+    assert row["images_per_second"].keys() == {"fastconv", "fastconv, graph", "eager"}
+    assert row["peak_bytes"].keys() == row["seconds"].keys()
+    assert row["gradient_errors"].keys() == {"fastconv", "eager"}
+    json.dumps(row)
+
+
+def test_wrong_gradients_have_no_time(no_gpu, monkeypatch):
+    monkeypatch.setattr(training, "SIZE", 32)
+    wrong = {"fastconv": 0.3, "eager": 0.1}
+    monkeypatch.setattr(training, "gradient_errors", lambda *_: wrong)
+    row = worker.measure(Job("training", "mobilenet_v2", "", 2, "float32"), print)
+    assert "gradients differ from PyTorch's" in row["errors"]["fastconv"]
+    assert row["images_per_second"].keys() == {"eager", "eager, graph"}
+
+
+def test_nothing_is_dropped_where_gradients_are_compared():
+    model = training._without_drops(training._network("efficientnet_b0"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(model(images), model(images))
 
 
 def test_rivals_are_measured_where_there_is_nothing_of_ours(no_gpu, monkeypatch):

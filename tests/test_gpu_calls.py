@@ -22,7 +22,7 @@ _CONVOLUTIONS = ("depthwise_conv2d", "depthwise_separable_conv2d", "inverted_res
 
 
 @pytest.fixture(autouse=True)
-def triton_s():
+def triton_s(quick_interpreter):
     with fastconv.use_backend("triton"):
         yield
     choice.forget()

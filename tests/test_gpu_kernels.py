@@ -40,7 +40,7 @@ SMALL = [case for op in OPS for case in CASES[op] if case.native and work(case) 
 
 
 @pytest.fixture(autouse=True)
-def gpu_s():
+def gpu_s(quick_interpreter):
     with fastconv.use_backend("auto" if ON_GPU else "triton"):
         yield
     choice.forget()

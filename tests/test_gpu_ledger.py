@@ -53,6 +53,13 @@ RESULTS = {  # made up, as a file would have it
             "images_per_second": {"fastconv": 1000.0, "eager": 400.0, "torch.compile": 500.0},
         }
     ],
+    "training": [
+        {
+            "id": "mobilenet_v2, batch 128, float32",
+            "images_per_second": {"fastconv": 300.0, "eager": 200.0},
+            "peak_bytes": {"fastconv": 2_000_000_000},
+        }
+    ],
     "layers": [LAYER, FAILED],
 }
 
@@ -60,6 +67,7 @@ RESULTS = {  # made up, as a file would have it
 def test_tables():
     text = ledger.render(RESULTS, "a hash")
     assert "| mobilenet_v2, batch 256, bfloat16 | 1,000 | 400 | 500 | 2.00 |" in text
+    assert "| mobilenet_v2, batch 128, float32 | 300 | 200 | 1.50 | 2,000 | - |" in text
     assert "| a layer | 1.0 | 4.0 | 2000 | 50 | 3.0 | 2.00 | - | cuda 14 x 14 |" in text
     assert "| another | failed | - | - | - | - | - | - | broken / twice |" in text
     assert "| batch 256, bfloat16 | 1 of 2 | 50 | 2.00 | 2.00 | 0 |" in text

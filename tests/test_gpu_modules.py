@@ -9,7 +9,10 @@ from torch import Tensor, nn
 import fastconv
 from fastconv import backend
 from fastconv.gpu import weights
-from fastconv.nn import _parts
+from fastconv.nn import _parts, _train
+
+from .test_nn import Calls
+from .train_cases import assert_trains_as_accurately, prepared
 
 NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
 
@@ -86,3 +89,39 @@ def test_a_swapped_model_s_backend_reaches_the_choice(pretended_gpu, calls, monk
         model(torch.randn(1, 8, 5, 5))
     assert [call[3] for call in calls] == ["cuda"]
     assert backend.wish() == "native"
+
+
+@pytest.mark.parametrize("name", ["inverted-stride", "mbconv"])
+def test_training(name, pretended_gpu, monkeypatch):
+    monkeypatch.setattr(_train, "has_triton", lambda gpu: True)
+    module, input = prepared(name, "train")
+    with Calls() as calls:
+        assert_trains_as_accurately(module, input)
+    assert "train_depthwise_conv2d_backward" in calls.names
+
+
+def test_training_without_triton(pretended_gpu, monkeypatch):
+    monkeypatch.setattr(_train, "has_triton", lambda gpu: False)
+    module, input = prepared("inverted", "train")
+    with Calls() as calls, fastconv.use_backend("auto"):
+        module(input).sum().backward()
+    assert not calls.names
+    with fastconv.use_backend("auto"):
+        reasons = {row.train_reason for row in fastconv.report(module).rows}
+    assert reasons == {"training on a GPU needs Triton, and a GPU that it compiles for"}
+    with pytest.raises(fastconv.BackendError, match="training on a GPU needs Triton"):
+        module(input)
+
+
+def test_what_is_elsewhere_is_not_trained(monkeypatch):
+    monkeypatch.setattr(_train, "has_triton", lambda gpu: True)
+    module, input = prepared("inverted", "train")
+    row = module._train_row()
+    assert _train.train_limit(module, row, input) is None
+    elsewhere = "the weights have a type or device that the kernels do not have"
+    assert _train.train_limit(module, row, input.to("meta")) == elsewhere
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.to("meta")
+    elsewhere = "a norm has a type or device that the kernels do not have"
+    assert _train.train_limit(module, row, input) == elsewhere

@@ -2,6 +2,7 @@
 
 import pickle
 
+import pytest
 import torch
 
 import fastconv
@@ -23,6 +24,14 @@ def test_small_calls_of_every_op():
     assert small.choice.plausible is before
 
 
+def test_small_steps_of_training():
+    every = small.training((2, 17, 9, 7), torch.float32, "cpu")
+    found = {name: step() for name, step in every.items()}
+    assert all(grad.shape == (2, 17, 9, 7) for grad in found.values())
+    assert all(grad.isfinite().all() for grad in found.values())
+    assert small.run(("auto",), "cpu", small.training) == {"auto": 3 * 9 * len(every)}
+
+
 def test_every_candidate_is_compiled_ahead(monkeypatch):
     seen = []
 
@@ -36,7 +45,7 @@ def test_every_candidate_is_compiled_ahead(monkeypatch):
 
     monkeypatch.setattr(prepare.choice, "plausible", candidates)
     monkeypatch.setattr(prepare, "_attempt", attempt)
-    settings = [(2, "float32"), (1, "float32")]
+    settings = [(2, "float32", False), (1, "float32", False)]
     assert prepare.prepared(["a", "b"], settings, 60) == 4
     assert [s for s in seen if s[:2] == ("a", 2)] == [
         ("a", 2, backend) for backend in ("triton", "mixed")
@@ -46,8 +55,23 @@ def test_every_candidate_is_compiled_ahead(monkeypatch):
     assert prepare.prepared(["a"], settings, -1) == 0
 
 
+def test_layers_are_trained_ahead(monkeypatch):
+    monkeypatch.setattr(prepare.timing, "DEVICE", "cpu")
+    layer = layers.layers("mobilenet_v2")[3]
+    calls = []
+    monkeypatch.setattr(prepare, "_attempt", lambda *_: pytest.fail("it is to be trained"))
+    train = prepare._attempt_to_train
+    monkeypatch.setattr(
+        prepare, "_attempt_to_train", lambda *args: calls.append(train(*args)) or calls[-1]
+    )
+    settings = [(2, "float32", True), (2, "bfloat16", True)]
+    assert prepare.prepared([layer], settings, 60, [layer.name]) == 2
+    assert prepare.prepared([layer], settings, 60, ["another"]) == 0
+    assert calls == [True, True]
+
+
 def test_layers_can_be_sent_to_other_processes(monkeypatch):
     monkeypatch.setattr(prepare.timing, "DEVICE", "cpu")
     layer = layers.layers("mobilenet_v3_large")[5]
     sent = pickle.loads(pickle.dumps(layer))
-    assert prepare.prepared([sent], [(2, "float32")], 60) == 1  # on a CPU there is no choice
+    assert prepare.prepared([sent], [(2, "float32", False)], 60) == 1  # on a CPU there is no choice

@@ -11,6 +11,9 @@ from fastconv.gpu import choice, ops
 
 from .assertions import assert_forward, run
 from .cases import CASES
+from .test_nn import Calls
+from .test_train import assert_close_to_truth, without_corners
+from .train_cases import BLOCKS, MODES, assert_trains_as_accurately, prepared, trained
 
 OPS = [name for name in ops.ALL if name != "linear"]  # which is PyTorch's
 HALVES = (torch.float16, torch.bfloat16)
@@ -149,3 +152,81 @@ def test_streams_and_devices():
         other = fastconv.pointwise_conv2d(input.to("cuda:1"), weight.to("cuda:1"))
         assert other.device.index == 1
         torch.testing.assert_close(other.to("cuda:0"), expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_training(name, mode, backend):
+    module, input = prepared(name, mode)
+    with Calls() as calls:
+        assert_trains_as_accurately(module.cuda(), input.cuda(), backend=backend)
+    assert any(called.startswith("train_") for called in calls.names)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_training_in_autocast(name, mode, dtype):
+    module, input = prepared(name, mode)
+    without_corners(module)
+    module, input = module.cuda(), input.to("cuda", dtype)  # as inside a network
+    ours, theirs = (trained(module, input, b, dtype) for b in ("auto", "reference"))
+    truth = trained(copy.deepcopy(module).double(), input.double(), "reference")
+    assert_close_to_truth(ours, theirs, truth)
+
+
+def step(model, input, target):
+    return torch.nn.functional.cross_entropy(model(input).float(), target)
+
+
+def losses(backend, count, dtype=None):
+    torch.manual_seed(0)
+    model = fastconv.models.create_model("mobilenet_v2", num_classes=10).train().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9)
+    input, target = torch.randn(32, 3, 64, 64, device="cuda"), torch.arange(32).cuda() % 10
+    found = []
+    for _ in range(count):
+        torch.manual_seed(1)  # for what is dropped
+        with (
+            fastconv.use_backend(backend),
+            torch.autocast("cuda", dtype, enabled=dtype is not None),
+        ):
+            loss = step(model, input, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        found.append(loss.item())
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize("dtype", [None, *HALVES], ids=str)
+def test_a_network_learns(measuring, dtype):
+    """With the candidates that are measured: the first losses are PyTorch's, the last ones low."""
+    ours, theirs = losses("auto", 30, dtype), losses("reference", 3, dtype)
+    limit = 1e-3 if dtype is None else 2e-2
+    torch.testing.assert_close(ours[0], theirs[0], rtol=limit, atol=0)
+    # Then every value on the other side of a bend counts.
+    torch.testing.assert_close(ours[:3], theirs, rtol=5e-2, atol=0)
+    assert ours[-1] < 0.3 * ours[0]
+    assert any("train_pointwise_conv2d" in file.read_text() for file in measuring.rglob("*.json"))
+
+
+def test_a_step_is_the_same_in_every_run():
+    ours, again = losses("auto", 3), losses("auto", 3)
+    assert torch.equal(ours, again)
+
+
+def test_compiled_training():
+    model, target = network("mobilenet_v2").train().requires_grad_().cuda(), torch.arange(4).cuda()
+    eager, input = copy.deepcopy(model), torch.randn(4, 3, 64, 64, device="cuda")
+    for part in (*model.modules(), *eager.modules()):
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    loss, expected = compiled(model, input, target), step(eager, input, target)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(model.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch.library import opcheck
 
+from fastconv.ops import _train_plain
+
+from .assertions import assert_as_accurate
 from .conftest import LEVELS
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="the native library is missing")
@@ -20,14 +23,14 @@ def image(*shape, layout="channels_last"):
     return map_.to(memory_format=torch.channels_last) if layout == "channels_last" else map_
 
 
-def calls(batch=2, layout="channels_last"):
-    """(op, arguments) with all that is optional, and without."""
-    n, c, k = batch, 24, 40
-    input, grad, raw = (image(n, x, 9, 7, layout=layout) for x in (c, k, k))
+def calls(batch=2, layout="channels_last", sizes=(24, 40, 9, 7)):
+    """(op, arguments) with all that is optional, and without; sizes: C, K, H, W."""
+    n, (c, k, h, w) = batch, sizes
+    input, grad, raw = (image(n, x, h, w, layout=layout) for x in (c, k, k))
     affine, gate, mean = torch.randn(2, c), torch.rand(n, c), torch.randn(c)
     of_raw = (torch.randn(2, k), torch.rand(n, k), torch.randn(n, k), RELU6, torch.randn(4, k))
     pointwise, depthwise = torch.randn(k, c, 1, 1), torch.randn(c, 1, 3, 3)
-    narrow, narrow_raw = image(n, c, 5, 7), image(n, c, 5, 7)
+    narrow, narrow_raw = (image(n, c, (h + 1) // 2, w) for _ in range(2))
     of_narrow = (torch.randn(2, c), torch.rand(n, c), torch.randn(n, c), RELU6, torch.randn(4, c))
     bare = (None, None, None, None, 0, None)
     last = (*WINDOW, None)
@@ -61,7 +64,7 @@ def calls(batch=2, layout="channels_last"):
         (OPS.train_normalized_mean, (input, affine, RELU6)),
         (OPS.train_moments, (input,)),
         (OPS.train_gradient, (grad, raw, *of_raw)),
-        (OPS.train_gradient_sums, (grad, raw, *of_raw[:4], torch.randn(40))),
+        (OPS.train_gradient_sums, (grad, raw, *of_raw[:4], torch.randn(k))),
     ]
 
 
@@ -73,6 +76,18 @@ CALLS = range(len(calls()))
 def test_opcheck(index, layout):
     op, arguments = calls(layout=layout)[index]
     opcheck(op, arguments)
+
+
+@pytest.mark.parametrize("index", CALLS)
+def test_results_in_plain_pytorch(index):
+    torch.manual_seed(index)
+    op, arguments = calls()[index]
+    plain = getattr(_train_plain, op._qualified_op_name.split("::")[1])
+    exact = [a.double() if isinstance(a, torch.Tensor) else a for a in arguments]
+    found = [call(*args) for call, args in ((op, arguments), (plain, arguments), (plain, exact))]
+    results = [one if isinstance(one, tuple) else (one,) for one in found]
+    for ours, theirs, truth in zip(*results, strict=True):
+        assert_as_accurate(ours, theirs, truth)
 
 
 @pytest.mark.parametrize("index", CALLS)

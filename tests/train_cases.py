@@ -73,12 +73,12 @@ def trained(
 ) -> dict[str, Tensor]:
     """Output, gradients and buffers of a copy after one pass."""
     module, input = copy.deepcopy(module), input.clone().requires_grad_()
-    casting = nullcontext() if autocast is None else torch.autocast("cpu", autocast)
+    casting = nullcontext() if autocast is None else torch.autocast(input.device.type, autocast)
     with fastconv.use_backend(backend):
         with casting:
             output = module(input)
         grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-        output.backward(grad.to(output.dtype))
+        output.backward(grad.to(output))
     found = {"output": output.detach(), "input": input.grad}
     found |= {f"grad {name}": p.grad for name, p in module.named_parameters()}
     return found | {f"buffer {name}": b for name, b in module.named_buffers()}

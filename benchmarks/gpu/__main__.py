@@ -1,6 +1,6 @@
 """Measures on this machine's GPU and writes results/<gpu>.json.
 
-python -m benchmarks.gpu                   # ceilings, networks, layers, within 15 minutes
+python -m benchmarks.gpu                   # ceilings, networks, training, layers, within 15 minutes
 python -m benchmarks.gpu                   # again: goes on where the time was over
 python -m benchmarks.gpu --render          # only README's section, from results that are there
 

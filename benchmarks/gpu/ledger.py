@@ -81,7 +81,8 @@ def render(results: dict[str, Any] | None, now: str) -> str:
     """The GPU section, as Markdown."""
     if results is None:
         return NOT_MEASURED
-    parts = [tables.networks(results), tables.layer_groups(results), tables.layers(results)]
+    parts = [tables.networks(results), tables.training(results)]
+    parts += [tables.layer_groups(results), tables.layers(results)]
     if results["sources_hash"] != now:
         parts.insert(0, f"**{OLDER}.**\n")
     parts.append(tables.origin(results))

@@ -12,13 +12,18 @@ NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_
 BATCHES = (256, 1, 32)
 NETWORK_DTYPES = ("bfloat16", "float16", "float32")
 LAYER_DTYPES = ("bfloat16", "float32")
-PARTS = ("ceilings", "networks", "layers")
+TRAINED = ("mobilenet_v2", "efficientnet_b0")
+TRAIN_BATCH = 128
+TRAIN_DTYPES = ("bfloat16", "float32")  # bfloat16 by autocast
+PARTS = ("ceilings", "networks", "training", "layers")
 # (part, batch, dtype, with torch.compile): what comes first, because README shows it. torch.compile
 # takes minutes, so everything is measured without it before it gets its turn.
 FIRST = (
     ("networks", 256, "bfloat16", False),
     ("networks", 1, "bfloat16", False),
+    ("training", TRAIN_BATCH, "bfloat16", False),
     ("layers", 256, "bfloat16", False),
+    ("training", TRAIN_BATCH, "float32", False),
     ("networks", 256, "bfloat16", True),
     ("networks", 1, "bfloat16", True),
     ("networks", 256, "float16", False),
@@ -28,7 +33,7 @@ FIRST = (
     ("layers", 256, "float32", False),
     ("layers", 32, "bfloat16", False),
 )
-_SECONDS = {"ceilings": 90.0, "networks": 420.0, "layers": 90.0}
+_SECONDS = {"ceilings": 90.0, "networks": 420.0, "training": 420.0, "layers": 90.0}
 _COMPILING = 240.0
 
 
@@ -53,7 +58,7 @@ class Job:
     Args:
         part: of PARTS
         network: the name; for a layer, of one that has it
-        layer: its name, "" for a network
+        layer: its name, "" for a network, or for a step of its training
         without: contenders that have broken a process before
     """
 
@@ -90,14 +95,19 @@ def jobs(layers: Sequence[tuple[str, str]], parts: Iterable[str] = PARTS) -> lis
         *itertools.product(("networks",), BATCHES, NETWORK_DTYPES, (False,)),
         *itertools.product(("layers",), BATCHES, LAYER_DTYPES, (False,)),
         *itertools.product(("networks",), BATCHES, NETWORK_DTYPES, (True,)),
+        *itertools.product(("training",), (TRAIN_BATCH,), TRAIN_DTYPES, (True,)),
         *itertools.product(("layers",), BATCHES, LAYER_DTYPES, (True,)),
     ]
+    subjects = {
+        "networks": [(name, "") for name in NETWORKS],
+        "training": [(name, "") for name in TRAINED],
+        "layers": list(layers),
+    }
     wanted = set(parts)
     found = [Job("ceilings")] if "ceilings" in wanted else []
     for part, batch, dtype, compiled in dict.fromkeys(kinds):
         if part in wanted:
-            subjects = [(name, "") for name in NETWORKS] if part == "networks" else layers
-            found += [Job(part, *subject, batch, dtype, compiled) for subject in subjects]
+            found += [Job(part, *subject, batch, dtype, compiled) for subject in subjects[part]]
     return found
 
 

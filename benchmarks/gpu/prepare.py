@@ -11,6 +11,7 @@ import argparse
 import copy
 import multiprocessing
 import os
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
@@ -19,17 +20,23 @@ from fastconv.gpu import choice
 
 from . import timing
 from .layers import Layer, all_layers, layers
-from .plan import FIRST, Budget
+from .plan import FIRST, TRAINED, Budget
 
 _MOST_PROCESSES = 12  # each has a context on the GPU, and a layer at a time
 _COMPILED = ("triton", "mixed")  # mixed: of other ops, which have Triton's kernels
 
 
-def prepared(chunk: list[Layer], settings: list[tuple[int, str]], seconds: float) -> int:
+def prepared(
+    chunk: list[Layer],
+    settings: list[tuple[int, str, bool]],
+    seconds: float,
+    trained: Collection[str] = (),
+) -> int:
     """Runs each candidate of some layers once.
 
     Args:
-        settings: batch and dtype, the most important first
+        settings: batch, dtype and whether it is a step of training, the most important first
+        trained: names of the layers for which that counts
 
     Returns:
         the number of calls
@@ -40,16 +47,19 @@ def prepared(chunk: list[Layer], settings: list[tuple[int, str]], seconds: float
     def one(op, wish, made):
         found = plausible(op, wish, made)
         fitting = [candidate for candidate in found if candidate.backend in _COMPILED] or found
+        if op.startswith("train_") and fitting[0].backend == "mixed":
+            return fitting[:1]  # whose parts are chosen in turn
         state["candidates"] = max(state["candidates"], len(fitting))
         return [fitting[state["index"] % len(fitting)]]
 
     choice.plausible = one
     try:
-        for batch, dtype in settings:
-            for layer in chunk:
+        for batch, dtype, trains in settings:
+            attempt = _attempt_to_train if trains else _attempt
+            for layer in [x for x in chunk if not trains or x.name in trained]:
                 state["index"] = state["candidates"] = 0
                 while state["index"] < max(1, state["candidates"]) and budget.left() > 0:
-                    count += _attempt(layer, batch, getattr(torch, dtype))
+                    count += attempt(layer, batch, getattr(torch, dtype))
                     state["index"] += 1
     finally:
         choice.plausible = plausible
@@ -70,17 +80,36 @@ def _attempt(layer: Layer, batch: int, dtype: torch.dtype) -> bool:
     return True
 
 
+def _attempt_to_train(layer: Layer, batch: int, dtype: torch.dtype) -> bool:
+    """The same forward and backward, as autocast runs it inside a network."""
+    choice.forget()
+    try:
+        module = copy.deepcopy(layer.module).to(timing.DEVICE).train().requires_grad_()
+        input = torch.randn(batch, *layer.shape, device=timing.DEVICE, dtype=dtype)
+        input = input.contiguous(memory_format=torch.channels_last).requires_grad_()
+        casts = dtype is not torch.float32
+        with torch.autocast(timing.DEVICE, dtype if casts else None, enabled=casts):
+            output = module(input)
+        output.backward(torch.ones_like(output))
+    except Exception:
+        return False
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile Triton's kernels ahead, on all cores.")
     parser.add_argument("--budget", type=float, default=90, metavar="SECONDS")
     budget = Budget(parser.parse_args().budget)
     found = [next(x for x in layers(network) if x.name == name) for network, name in all_layers()]
-    settings = list(dict.fromkeys((batch, dtype) for _, batch, dtype, _ in FIRST))
+    kinds = ((batch, dtype, part == "training") for part, batch, dtype, _ in FIRST)
+    settings = list(dict.fromkeys(kinds))
+    trained = frozenset(layer.name for network in TRAINED for layer in layers(network))
     count = min(_MOST_PROCESSES, os.cpu_count() or 1)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context) as pool:
         parts = [
-            pool.submit(prepared, found[i::count], settings, budget.left()) for i in range(count)
+            pool.submit(prepared, found[i::count], settings, budget.left(), trained)
+            for i in range(count)
         ]
         print(f"{sum(part.result() for part in parts)} calls in {count} processes")
 

@@ -69,7 +69,7 @@ sanitize() {
 }
 
 measure() {
-  step prepare 100 "$python" -m benchmarks.gpu.prepare --budget 80
+  step prepare 140 "$python" -m benchmarks.gpu.prepare --budget 120
   step measure "$((budget + 60))" "$python" -m benchmarks.gpu --budget "$budget" --output "$out"
 }
 

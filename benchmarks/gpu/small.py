@@ -1,14 +1,16 @@
-"""Calls every op on small odd shapes, on the kernels of both backends: for compute-sanitizer.
+"""Calls every op on small odd shapes, on the kernels of both backends, and trains some blocks: for
+compute-sanitizer.
 
 compute-sanitizer --tool memcheck python -m benchmarks.gpu.small
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastconv
 from fastconv.gpu import choice
@@ -59,8 +61,43 @@ def calls(
     }
 
 
-def run(backends: tuple[str, ...], device: str = "cuda") -> dict[str, int]:
-    """How often each backend ran a call, with each of its configurations in turn."""
+def training(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str = "cuda"
+) -> dict[str, Callable[[], Tensor]]:
+    """Blocks forward and backward, which together call every op of training."""
+    torch.manual_seed(0)
+    c = shape[1]
+    blocks = {
+        "block, trained": fastconv.nn.InvertedResidual(c, c, 1, 3),
+        "block with gates, trained": fastconv.nn.MBConv(
+            c, 3 * c, c, squeeze_excite=lambda mid: fastconv.nn.SqueezeExcite(mid, 8)
+        ),
+        "1x1, stride, trained": fastconv.nn.Conv2dNormAct(c, c, 1, stride=2),
+    }
+    x = torch.randn(shape).to(device, dtype)
+
+    def step(block: nn.Module) -> Tensor:
+        input = x.clone(memory_format=torch.channels_last).requires_grad_()
+        with torch.enable_grad():
+            (grad,) = torch.autograd.grad(block(input).float().square().mean(), [input])
+        return grad
+
+    return {
+        name: functools.partial(step, block.train().to(device, dtype))
+        for name, block in blocks.items()
+    }
+
+
+def run(
+    backends: tuple[str, ...],
+    device: str = "cuda",
+    make: Callable[..., dict[str, Callable[[], Tensor]]] = calls,
+) -> dict[str, int]:
+    """How often each backend ran a call, with each of its configurations in turn.
+
+    Args:
+        make: gives the calls for a shape, a dtype and the device
+    """
     counts = dict.fromkeys(backends, 0)
     plausible = choice.plausible
     try:
@@ -75,7 +112,7 @@ def run(backends: tuple[str, ...], device: str = "cuda") -> dict[str, int]:
                 choice.forget()
                 for dtype in DTYPES:
                     for shape in SHAPES:
-                        counts[name] += _run_all(calls(shape, dtype, device), name)
+                        counts[name] += _run_all(make(shape, dtype, device), name)
     finally:
         choice.plausible = plausible
         choice.forget()
@@ -99,7 +136,7 @@ def _run_all(every: dict[str, Callable[[], Tensor]], name: str) -> int:
 def main() -> None:
     # Nothing is measured, and what nobody writes is NaN.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    counts = run(("triton", "cuda"))
+    counts = run(("triton", "cuda")) | run(("auto",), make=training)
     torch.cuda.synchronize()
     for name, count in counts.items():
         print(f"{name}: {count} calls")

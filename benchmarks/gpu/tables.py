@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 OURS = "fastconv"
@@ -16,7 +17,26 @@ Row = dict[str, Any]
 
 def networks(results: Row) -> str:
     """Images per second of everybody."""
-    rows = results.get("networks", [])
+    return _speeds(results.get("networks", []), "Images per second", {})
+
+
+def training(results: Row) -> str:
+    """The same of a step of training, and the memory that it needs."""
+    rows = results.get("training", [])
+    title = "Images per second in training (forward, backward, SGD)"
+    peaks = {row["id"]: [_megabytes(row, name) for name in (OURS, "eager")] for row in rows}
+    return _speeds(rows, title, peaks, ["fastconv MB", "eager MB"])
+
+
+def _megabytes(row: Row, name: str) -> str:
+    bytes = row["peak_bytes"].get(name)
+    return "-" if bytes is None else f"{bytes / 1e6:,.0f}"
+
+
+def _speeds(
+    rows: list[Row], title: str, more: dict[str, list[str]], more_names: Sequence[str] = ()
+) -> str:
+    """A line for each row; more: cells behind those of everybody, by the row's id."""
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name in row["images_per_second"]))
@@ -27,8 +47,8 @@ def networks(results: Row) -> str:
         ours = [speed for name, speed in speeds.items() if name.startswith(OURS)]
         ratio = f"{max(ours) / max(others):.2f}" if ours and others else "-"
         cells = [f"{speeds[name]:,.0f}" if name in speeds else "-" for name in names]
-        lines.append([row["id"], *cells, ratio])
-    header = ["Images per second", *names, "fastconv / fastest other"]
+        lines.append([row["id"], *cells, ratio, *more.get(row["id"], [])])
+    header = [title, *names, "fastconv / fastest other", *more_names]
     return _grid(header, lines)
 
 

@@ -40,6 +40,10 @@ def measure(job: Job, begin: Callable[[str], object]) -> dict[str, Any]:
             from .networks import measure_network
 
             return measure_network(job, begin)
+        if job.part == "training":
+            from .training import measure_training
+
+            return measure_training(job, begin)
         from .layers import measure_layer
 
         return measure_layer(job, begin)

@@ -258,7 +258,7 @@ def _training(probe: nn.Module, row: TrainRow | None) -> Run | None:
     batch, and the running ones do not matter."""
     for part in probe.modules():
         part.training = not only_drops(part)
-    if row is None or train_limit(probe, row, torch.float32) is not None:
+    if row is None or train_limit(probe, row, torch.empty(0)) is not None:
         return None
     return functools.partial(run_row, row)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,6 +26,17 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sigmoid": F.sigmoid,
     "hardsigmoid": F.hardsigmoid,
+}
+
+_ATEN = torch.ops.aten
+_BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none": lambda g, x: g,
+    "relu": lambda g, x: _ATEN.threshold_backward(g, x, 0),
+    "relu6": lambda g, x: _ATEN.hardtanh_backward(g, x, 0.0, 6.0),
+    "hardswish": lambda g, x: _ATEN.hardswish_backward(g, x),
+    "silu": lambda g, x: _ATEN.silu_backward(g, x),
+    "sigmoid": lambda g, x: _ATEN.sigmoid_backward(g, torch.sigmoid(x)),
+    "hardsigmoid": lambda g, x: _ATEN.hardsigmoid_backward(g, x),
 }
 
 # Exact types only: a subclass may compute something else.
@@ -56,6 +68,11 @@ _TIMM_MODULES = {
 def activate(x: Tensor, activation: str | int) -> Tensor:
     """Applies an activation, given by name or by code, in plain PyTorch."""
     return _FUNCTIONS[activation if isinstance(activation, str) else NAMES[activation]](x)
+
+
+def activate_backward(grad: Tensor, x: Tensor, activation: str | int) -> Tensor:
+    """The gradient of x from that of :func:`activate`."""
+    return _BACKWARD[activation if isinstance(activation, str) else NAMES[activation]](grad, x)
 
 
 def of_module(module: nn.Module | None) -> str | None:

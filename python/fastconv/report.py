@@ -296,8 +296,8 @@ def _why_not_trained(module: FusedModule, row: TrainRow) -> str:
         return "the reference backend was asked for"
     if _is_hooked(module) or "forward" in module.__dict__:
         return f"a hook inside: the {type(module).__name__} runs its own forward"
-    dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
-    return train_limit(module, row, dtype, in_train_mode=True) or ""
+    weight = next(p for p in module.parameters() if p.is_floating_point())
+    return train_limit(module, row, weight, in_train_mode=True) or ""
 
 
 def _row(name: str, module: _ConvNd, owner: _Owner | None, macs: int | None) -> Row:

@@ -43,6 +43,29 @@ def empty(input: Tensor, *sizes: int) -> Tensor:
     return torch.empty(sizes, dtype=input.dtype, device=input.device, memory_format=layout)
 
 
+def floats_like(map: Tensor, *sizes: int) -> Tensor:
+    """Uninitialized float32 values, where a map is."""
+    return torch.empty(sizes, dtype=torch.float32, device=map.device)
+
+
+def zeros(map: Tensor, *sizes: int) -> Tensor:
+    """The same, zero."""
+    return torch.zeros(sizes, dtype=torch.float32, device=map.device)
+
+
+def empty_gradients(
+    input: Tensor, weight: Tensor, wanted: Sequence[bool], rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of a convolution in training whose maps have no pixels; rows: of the sums."""
+    sizes = (tuple(weight.shape), (weight.shape[0],), (rows, input.shape[1]))
+    grad_weight, grad_bias, sums = (
+        zeros(input, *(size if wish else (0,)))
+        for size, wish in zip(sizes, wanted[1:], strict=True)
+    )
+    grad_input = empty(input, *input.shape) if wanted[0] else zeros(input, 0)
+    return grad_input, grad_weight, grad_bias, sums
+
+
 def has_triton(gpu: Gpu) -> bool:
     """Whether Triton's kernels run there."""
     return gpu.has_triton and backend.triton_missing() is None
@@ -57,7 +80,7 @@ def in_dtype(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight or bias, dense and of a dtype."""
     if weight.dtype is dtype and weight.is_contiguous():
         return weight
-    return in_form(_dense, weight, dtype)
+    return in_form(now_in_dtype, weight, dtype)
 
 
 def like(weight: Tensor, input: Tensor) -> Tensor:
@@ -76,14 +99,16 @@ def floats(bias: Tensor | None) -> Tensor | None:
 
 def channels_innermost(weight: Tensor) -> Tensor:
     """Depthwise filters (C, 1, KH, KW), float32, as a [KH, KW, C] array in memory."""
-    return in_form(_channels_innermost, weight)
+    return in_form(now_innermost, weight)
 
 
-def _dense(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def now_in_dtype(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The same, made anew: for a weight that changes in every step."""
     return weight.detach().to(dtype).contiguous()
 
 
-def _channels_innermost(weight: Tensor) -> Tensor:
+def now_innermost(weight: Tensor) -> Tensor:
+    """The same, made anew."""
     filters = weight.detach().float().permute(2, 3, 1, 0).contiguous()
     return filters.permute(3, 2, 0, 1)
 

@@ -119,14 +119,14 @@ class FusedModule(nn.Module):
         forward."""
         if not self._runs_natively_as_it_is() or torch.compiler.is_exporting():
             return None
-        if type(input) not in (Tensor, nn.Parameter) or not input.is_cpu:
+        if type(input) not in (Tensor, nn.Parameter) or not (input.is_cpu or input.is_cuda):
             return None
         row = self._train_row()
         if row is None or _is_hooked(self):
             return None
         from . import _train  # which is made of modules, as this is
 
-        limit = self._limit(input) or _train.train_limit(self, row, input.dtype)
+        limit = self._limit(input) or _train.train_limit(self, row, input)
         if not backend.choose(type(self).__name__, limit, self._backend, input.device):
             return None
         return partial(_train.run_row, row)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from .. import _precision
 from ..activation import CODES, GATES, of_module
+from ..gpu.device import gpu_of
+from ..gpu.maps import has_triton
 from ..ops._train_chain import TrainStage, run_chain
 from ..reference import resolve_padding
 from ._fused import original_class
@@ -46,22 +48,25 @@ def _parts(row: TrainRow) -> list[_Part] | None:
 
 
 def train_limit(
-    module: nn.Module, row: TrainRow, dtype: torch.dtype, in_train_mode: bool = False
+    module: nn.Module, row: TrainRow, like: Tensor, in_train_mode: bool = False
 ) -> str | None:
-    """Why the kernels cannot train a module, which is this row, on maps of a dtype; None if they
-    can.
+    """Why the kernels cannot train a module, which is this row; None if they can.
 
     Args:
+        like: a tensor of the dtype of the maps, and where they are
         in_train_mode: asks for what would be in train mode, whatever the mode is
     """
-    casts = _precision.autocast_dtype("cpu") is not None
+    casts = _precision.autocast_dtype(like.device.type) is not None
+    if like.is_cuda and not _gpu_trains(like.device):
+        return "training on a GPU needs Triton, and a GPU that it compiles for"
     if any(drops(m) for m in module.modules() if m is not row.drop):
         return "a dropout is at work inside"
     parts = _parts(row)
     if parts is None:
         return "a squeeze-and-excitation stands alone"
     for unit in parts:
-        limit = _convolution_limit(unit.convolution) or _norm_limit(unit.norm, in_train_mode)
+        limit = _convolution_limit(unit.convolution, like)
+        limit = limit or _norm_limit(unit.norm, like, in_train_mode)
         if limit is not None:
             return limit
         activations = [unit.activation, norm_activation(unit.norm)]
@@ -72,12 +77,12 @@ def train_limit(
         if unit.excite is not None:
             reduce, activation, expand, gate = unit.excite
             convolutions += [reduce, expand]
-            limit = _convolution_limit(reduce) or _convolution_limit(expand)
+            limit = _convolution_limit(reduce, like) or _convolution_limit(expand, like)
             if limit is not None:
                 return limit
             if of_module(activation) is None or of_module(gate) not in GATES:
                 return "the squeeze-and-excitation has activations that the kernels do not have"
-        if not casts and any(c.weight.dtype is not dtype for c in convolutions):
+        if not casts and any(c.weight.dtype is not like.dtype for c in convolutions):
             return "weights and input have different dtypes"
     for module in row.drop.modules() if row.drop is not None else ():
         if getattr(module, "mode", "row") != "row":
@@ -85,11 +90,16 @@ def train_limit(
     return None
 
 
+@torch.compiler.assume_constant_result
+def _gpu_trains(device: torch.device) -> bool:
+    return has_triton(gpu_of(device))
+
+
 def _name(module: nn.Module | None) -> str:
     return original_class(module).__name__
 
 
-def _convolution_limit(module: nn.Module) -> str | None:
+def _convolution_limit(module: nn.Module, like: Tensor) -> str | None:
     if not isinstance(module, nn.Conv2d) or not is_convolution(module):
         return f"{_name(module)} is no convolution of the kernels"
     if not is_supported(module):
@@ -97,7 +107,7 @@ def _convolution_limit(module: nn.Module) -> str | None:
     own = module._parameters
     if own.get("weight") is not module.weight or own.get("bias") is not module.bias:
         return "a weight is no parameter of its own"
-    if not are_native(module.weight, module.bias) or not module.weight.is_cpu:
+    if not are_native(module.weight, module.bias) or module.weight.device != like.device:
         return "the weights have a type or device that the kernels do not have"
     return None
 
@@ -109,7 +119,7 @@ def uses_batch(norm: nn.Module) -> bool:
     return norm.training or (norm.running_mean is None and norm.running_var is None)
 
 
-def _norm_limit(norm: nn.Module | None, in_train_mode: bool) -> str | None:
+def _norm_limit(norm: nn.Module | None, like: Tensor, in_train_mode: bool) -> str | None:
     if norm is None or type(norm) is nn.Identity:
         return None
     if not is_norm(norm):
@@ -121,7 +131,7 @@ def _norm_limit(norm: nn.Module | None, in_train_mode: bool) -> str | None:
         tensor: Any = getattr(norm, name)
         if own.get(name) is not tensor:
             return "a norm's weight or statistic is no parameter or buffer of its own"
-        if not are_native(tensor) or (tensor is not None and not tensor.is_cpu):
+        if not are_native(tensor) or (tensor is not None and tensor.device != like.device):
             return "a norm has a type or device that the kernels do not have"
     return None
 
@@ -129,7 +139,7 @@ def _norm_limit(norm: nn.Module | None, in_train_mode: bool) -> str | None:
 def run_row(row: TrainRow, input: Tensor) -> Tensor:
     """Runs a row that :func:`train_limit` has nothing against, and updates running statistics."""
     dtype = _precision.result_dtype(input)
-    map_ = input.to(_precision.computed_in(dtype))
+    map_ = input.to(_precision.computed_in(dtype, input.device.type))
     stages: list[TrainStage] = []
     tensors: list[Tensor | None] = []
     size = (input.shape[2], input.shape[3])

@@ -11,14 +11,15 @@ grad_beta = sum G; grad_gamma = r sum G (x - m); grad_x = gamma r (G - sum G / M
 convolution backward computes as it reads G and x.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..activation import CODES, NAMES, activate
+from ..activation import CODES, activate, activate_backward
+from . import _train_plain as plain
 from ._train import FASTCONV
 
 _NONE = CODES["none"]
@@ -404,85 +405,31 @@ def _convolution_backward(
         gradient.activation,
         coefficients,
     )
-    fused = gate is None if stage.kind == "depthwise" else stage.kind == "pointwise"
-    if fused and (stage.kind == "depthwise" or stage.stride == (1, 1)):
-        wanted = [wants_map, wants_weight, False, wants_map and affine is not None]
-        if stage.kind == "pointwise":
-            found = FASTCONV.train_pointwise_conv2d_backward(
-                *about, map_, affine, gate, activation, mean, k.weight, shortcut, wanted
-            )
-        else:
-            found = FASTCONV.train_depthwise_conv2d_backward(
-                *about,
-                map_,
-                affine,
-                activation,
-                mean,
-                k.weight,
-                stage.stride,
-                stage.padding,
-                stage.dilation,
-                shortcut,
-                wanted,
-            )
-        return (
-            found[0] if wants_map else None,
-            found[1] if wants_weight else None,
-            found[3] if wanted[3] else None,
+    window = (stage.stride, stage.padding, stage.dilation)
+    wanted = [wants_map, wants_weight, False, wants_map and affine is not None]
+    if stage.kind == "pointwise" and stage.stride == (1, 1):
+        found = FASTCONV.train_pointwise_conv2d_backward(
+            *about, *source, k.weight, shortcut, wanted
         )
-    return _dense_backward(
-        stage, k.weight, FASTCONV.train_gradient(*about), source, shortcut, wants_map, wants_weight
-    )
-
-
-def _dense_backward(
-    stage: TrainStage,
-    weight: Tensor,
-    gradient: Tensor,
-    source: tuple[Any, ...],
-    shortcut: Tensor | None,
-    wants_map: bool,
-    wants_weight: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The same by PyTorch's convolution, between maps that are written."""
-    map_, affine, gate, activation, mean = source
-    read = map_
-    if affine is not None:
-        read = FASTCONV.train_normalize(map_, affine, gate, activation, None)
-    top, bottom, left, right = stage.padding
-    if (top, left) != (bottom, right):
-        read = F.pad(read, (left, right, top, bottom))
-        padding = (0, 0)
+    elif stage.kind == "depthwise" and gate is None:
+        read = (map_, affine, activation, mean)
+        found = FASTCONV.train_depthwise_conv2d_backward(
+            *about, *read, k.weight, *window, shortcut, wanted
+        )
     else:
-        padding = (top, left)
-    groups = weight.shape[0] if stage.kind == "depthwise" else 1
-    d, grad_weight, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        read,
-        weight.to(read.dtype),
-        None,
-        stage.stride,
-        padding,
-        stage.dilation,
-        False,
-        (0, 0),
-        groups,
-        (wants_map, wants_weight, False),
+        found = plain.convolution_backward(
+            FASTCONV,
+            plain.Gradient(*about),
+            plain.Source(*source),
+            k.weight,
+            plain.Window(*window),
+            shortcut,
+            wanted,
+        )
+    grad_input, grad_weight, _, sums = (
+        grad if wish else None for grad, wish in zip(found, wanted, strict=True)
     )
-    sums = None
-    if wants_map:
-        if (top, left) != (bottom, right):
-            height, width = map_.shape[2:]
-            d = d[:, :, top : top + height, left : left + width]
-        if gate is not None:
-            activated = FASTCONV.train_normalize(map_, affine, None, activation, None)
-            sums = (activated.float() * d.float()).sum((2, 3))
-        elif affine is not None:
-            sums = FASTCONV.train_gradient_sums(d, map_, affine, None, None, activation, mean)
-            d = FASTCONV.train_gradient(d, map_, affine, None, None, activation, None)
-        if shortcut is not None:
-            d = d + shortcut
-    return (d if wants_map else None), (grad_weight if wants_weight else None), sums
+    return grad_input, grad_weight, sums
 
 
 def _excite(
@@ -507,8 +454,8 @@ def _excite_backward(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """The gradients of the pooled map, and of the weights and biases."""
     pooled, hidden, squeezed, logits, _, reduce, expand = kept
-    grad_logits = _SLOPES[NAMES[codes[1]]](grad_gate, logits)
-    grad_hidden = _SLOPES[NAMES[codes[0]]](grad_logits @ expand, hidden)
+    grad_logits = activate_backward(grad_gate, logits, codes[1])
+    grad_hidden = activate_backward(grad_logits @ expand, hidden, codes[0])
     grads = [
         lambda: (grad_hidden.t() @ pooled)[:, :, None, None],
         lambda: grad_hidden.sum(0),
@@ -518,15 +465,3 @@ def _excite_backward(
     return grad_hidden @ reduce, [
         make() if wish else None for make, wish in zip(grads, wants, strict=True)
     ]
-
-
-_ATEN = torch.ops.aten
-_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": lambda g, x: g,
-    "relu": lambda g, x: _ATEN.threshold_backward(g, x, 0),
-    "relu6": lambda g, x: _ATEN.hardtanh_backward(g, x, 0.0, 6.0),
-    "hardswish": lambda g, x: _ATEN.hardswish_backward(g, x),
-    "silu": lambda g, x: _ATEN.silu_backward(g, x),
-    "sigmoid": lambda g, x: _ATEN.sigmoid_backward(g, torch.sigmoid(x)),
-    "hardsigmoid": lambda g, x: _ATEN.hardsigmoid_backward(g, x),
-}
