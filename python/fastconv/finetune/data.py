@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from .._torchvision import import_torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -138,21 +136,25 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, entries: tuple[tuple[Any, int], ...], size: int, augments: bool, seed: int
+        self,
+        entries: tuple[tuple[Any, int], ...],
+        size: int,
+        augmentations: tuple[str, ...],
+        strength: float,
+        seed: int,
     ) -> None:
-        if import_torchvision() is None:
-            raise FinetuneError(
-                "finetune needs torchvision's transforms: pip install --no-deps torchvision"
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            v2 = importlib.import_module("torchvision.transforms.v2")
-        shape = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
-        if augments:
-            shape = [v2.RandomResizedCrop(size, (0.4, 1.0)), v2.RandomHorizontalFlip()]
-        steps = [*shape, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
-        self._transform = v2.Compose(steps)
+        self._size, self._augmentations, self._strength = size, augmentations, strength
         self._entries, self._seed, self.epoch = entries, seed, 0
+
+    @functools.cached_property
+    def _transform(self) -> Any:
+        # Not in __init__: a worker process that is not forked imports torchvision here.
+        from .. import augment
+
+        v2 = augment.v2
+        picture = augment.compose(self._augmentations, self._size, strength=self._strength)
+        steps = [v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
+        return v2.Compose([picture, *steps])
 
     def __len__(self) -> int:
         return len(self._entries)
