@@ -1,4 +1,4 @@
-"""The pictures of ``fastconv bench --plot`` and ``fastconv summary --plot``."""
+"""The pictures that ``fastconv bench``, ``summary`` and ``augment`` write with ``--plot``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,21 @@ def draw_layers(times: Sequence[LayerTime], title: str, path: str) -> None:
     axes.set_title(title, loc="left", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_images(rows: Sequence[tuple[str, Sequence[Any]]], path: str) -> None:
+    """Write a picture with one row of images, such as PIL's, per name."""
+    columns = max(len(images) for _, images in rows)
+    figure = _figure(figsize=(0.4 + 1.2 * columns, 1.2 * len(rows)), dpi=150)
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for panel in panels.flat:
+        panel.set(xticks=[], yticks=[], frame_on=False)
+    for (name, images), row in zip(rows, panels, strict=True):
+        row[0].set_ylabel(name, fontsize="medium")
+        for image, panel in zip(images, row, strict=False):
+            panel.imshow(image)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     _save(figure, path)
 
 

@@ -116,28 +116,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise FinetuneError(f"--size must be 32 for lenet5, got {arguments.size}")
 
 
-def _augmentations(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The names of what is done to the images that are trained on."""
-    from .data import FinetuneError
-
-    try:
-        from .. import augment
-    except ImportError as error:
-        raise FinetuneError(str(error)) from error
-    head, given = arguments.mode == "head", arguments.augment
-    try:
-        names = augment.parse("crop,mirror" if given is None else given)
-        augment.compose(names, arguments.size, strength=arguments.augment_strength)
-    except ValueError as error:
-        raise FinetuneError(str(error).replace("augment: names", "--augment")) from error
-    if head and given:
-        raise FinetuneError(
-            "--augment must be used with --mode last or all: the features that a head learns from "
-            f"are computed once, got {given}"
-        )
-    return () if head else names
-
-
 def _finetune(arguments: argparse.Namespace) -> None:
     import torch
     from torch import nn
@@ -147,12 +125,14 @@ def _finetune(arguments: argparse.Namespace) -> None:
     from .loop import Options, Trainer
 
     _check(arguments)
-    augmentations = _augmentations(arguments)
+    strength = arguments.augment_strength
+    augmentations = data.augmentations(
+        arguments.augment, arguments.mode == "head", arguments.size, strength
+    )
     lr = _DEFAULT_LR[arguments.mode] if arguments.lr is None else arguments.lr
     images = data.find(arguments.data, arguments.seed, arguments.skip_unreadable)
     torch.manual_seed(arguments.seed)
     model, name = _network(arguments, len(images.classes))
-    strength = arguments.augment_strength
     sets = {
         name: data.Dataset(entries, arguments.size, names, strength, arguments.seed)
         for name, entries, names in (
@@ -196,6 +176,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
     with Progress() as progress:
         if arguments.mode == "head":
+            if arguments.augment is None:
+                print("no augmentation: the features of each image are computed once")
             files = [
                 features.identity(source) if isinstance(source, str) else label
                 for source, label in (*images.train, *images.held)

@@ -128,6 +128,37 @@ def _pillow() -> Any:
         raise FinetuneError("finetune needs Pillow: pip install pillow") from error
 
 
+def augmentations(given: str | None, head: bool, size: int, strength: float) -> tuple[str, ...]:
+    """Checks what is to be done to the images that are trained on.
+
+    Args:
+        given: names with commas between them, "" for none, None for the default
+        head: whether features that are computed once are trained on
+        size, strength: as :func:`fastconv.augment.compose` takes them
+
+    Raises:
+        FinetuneError: if something is wrong, or torchvision missing.
+    """
+    try:
+        from .. import augment
+    except ImportError as error:
+        raise FinetuneError(str(error)) from error
+    try:
+        names = augment.parse("crop,mirror" if given is None else given)
+        augment.compose(names, size, strength=strength)
+    except ValueError as error:
+        text = str(error).replace("augment: names", "--augment")
+        raise FinetuneError(text.replace("augment: strength", "--augment-strength")) from error
+    if not head:
+        return names
+    if given or strength != 1:
+        raise FinetuneError(
+            "--augment and --augment-strength must be left out for --mode head, whose features are "
+            f"computed once, got {given} and {strength:g}"
+        )
+    return ()
+
+
 class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Images as the network sees them.
 
