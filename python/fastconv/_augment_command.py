@@ -62,4 +62,4 @@ def _run(arguments: argparse.Namespace) -> None:
             (name, [center, *(draw(photo) for _ in range(arguments.draws))])
             for name, draw in transforms.items()
         ]
-    _plot.draw_images(rows, arguments.plot)
+    _plot.draw_images(rows, "photo", arguments.plot)

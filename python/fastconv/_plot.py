@@ -81,18 +81,24 @@ def draw_layers(times: Sequence[LayerTime], title: str, path: str) -> None:
     _save(figure, path)
 
 
-def draw_images(rows: Sequence[tuple[str, Sequence[Any]]], path: str) -> None:
-    """Write a picture with one row of images, such as PIL's, per name."""
+def draw_images(rows: Sequence[tuple[str, Sequence[Any]]], first: str, path: str) -> None:
+    """Write a picture with a row of square images, such as PIL's, for each name.
+
+    Args:
+        first: what the first column is
+    """
     columns = max(len(images) for _, images in rows)
-    figure = _figure(figsize=(0.4 + 1.2 * columns, 1.2 * len(rows)), dpi=150)
-    panels = figure.subplots(len(rows), columns, squeeze=False)
-    for panel in panels.flat:
-        panel.set(xticks=[], yticks=[], frame_on=False)
-    for (name, images), row in zip(rows, panels, strict=True):
-        row[0].set_ylabel(name, fontsize="medium")
-        for image, panel in zip(images, row, strict=False):
-            panel.imshow(image)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = _figure(figsize=(0.6 + 1.2 * columns, 0.3 + 1.2 * len(rows)), dpi=120)
+    axes = figure.subplots()  # one for all: many would take many seconds
+    for y, (_, images) in enumerate(rows):
+        for x, image in enumerate(images):
+            axes.imshow(image, extent=(x, x + 0.96, y + 0.96, y))
+    axes.set(xlim=(0, columns), ylim=(len(rows), 0))
+    axes.set_yticks([y + 0.48 for y in range(len(rows))], [name for name, _ in rows])
+    axes.set_xticks([0.48], [first])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     _save(figure, path)
 
 

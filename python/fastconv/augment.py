@@ -202,23 +202,23 @@ def _shear(size: int, strength: float) -> list[Any]:
 
 def _warp(size: int, strength: float) -> list[Any]:
     # Blurred noise of variance 1/3 has the standard deviation 1 / (sigma sqrt(12 pi)), and half of
-    # alpha is its unit in pixels: here 1.5 % of the side.
-    sigma, std = size / 20, 0.015 * strength * size
+    # alpha is its unit in pixels: here 1.2 % of the side.
+    sigma, std = size / 12, 0.012 * strength * size
     alpha = 2 * std * sigma * math.sqrt(12 * math.pi)
     return _inside(_Warp(alpha, sigma), size, 5 * std / size)
 
 
 def _color(size: int, strength: float) -> list[Any]:
-    some = 0.3 * strength
-    return [v2.ColorJitter(brightness=some, contrast=some, saturation=some, hue=some / 6)]
+    some = 0.25 * strength
+    return [v2.ColorJitter(brightness=some, contrast=some, saturation=some, hue=some / 8)]
 
 
 def _shift(size: int, strength: float) -> list[Any]:
-    return [PCAColor(0.06 * strength, torch.ones(3), torch.eye(3))]
+    return [PCAColor(0.05 * strength, torch.ones(3), torch.eye(3))]
 
 
 def _pca(size: int, strength: float) -> list[Any]:
-    return [PCAColor(0.1 * strength)]
+    return [PCAColor(0.3 * strength)]
 
 
 def _inside(step: Any, size: int, beyond: float) -> list[Any]:
@@ -273,11 +273,12 @@ def compose(names: str | Iterable[str], size: int, *, strength: float = 1.0) -> 
             without it, the center
     mirror  left and right, every second time (RandomHorizontalFlip)
     rotate  by up to 15 degrees (RandomRotation)
-    shear   by up to 10 degrees, along both sides (RandomAffine)
-    warp    pixels move, neighbours alike, by 1.5 % of the side (ElasticTransform)
-    color   brightness, contrast and saturation by up to 30 %, hue by 5 % (ColorJitter)
-    shift   red, green and blue, each by a number of standard deviation 0.06 (PCAColor)
-    pca     along the axes on which the colours of photos differ most (PCAColor)
+    shear   by up to 10 degrees, along both axes (RandomAffine)
+    warp    pixels move, neighbours alike, by 1.2 % of the side (ElasticTransform)
+    color   brightness, contrast and saturation by up to 25 %, hue by 3 % (ColorJitter)
+    shift   red, green and blue, each by a number of standard deviation 0.05 (PCAColor)
+    pca     along the axes on which colours differ most, as of a lamp: alpha of standard deviation
+            0.3 (PCAColor); the paper's 0.1 moves a pixel by 3 of 255, which nobody sees
     ======  ======================================================================================
 
     They are applied in this order. What is rotated, sheared or warped goes on mirrored at its
