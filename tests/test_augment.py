@@ -13,6 +13,7 @@ from fastconv import classify, cli
 from fastconv.finetune import data
 
 Image = pytest.importorskip("PIL.Image", reason="it reads the photos")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +21,6 @@ def augment(torchvision):
     from fastconv import augment
 
     return augment
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

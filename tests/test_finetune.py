@@ -14,21 +14,16 @@ import fastconv
 from fastconv import _torchvision, classify, cli
 from fastconv.finetune import checkpoint, features, loop
 
-pytestmark = pytest.mark.skipif(
-    _torchvision.import_torchvision() is None, reason="torchvision has the transforms"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        _torchvision.import_torchvision() is None, reason="torchvision has the transforms"
+    ),
+    pytest.mark.usefixtures("one_thread"),
+]
 pytest.importorskip("safetensors", reason="weights and features are kept in its files")
 Image = pytest.importorskip("PIL.Image", reason="it reads the images")
 
 SMALL = ["--model", "mobilenet_v3_small", "--size", "32", "--batch", "8", "--no-augment"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
