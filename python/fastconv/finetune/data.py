@@ -154,7 +154,7 @@ def augmentations(given: str | None, head: bool, size: int, strength: float) -> 
     if given or strength != 1:
         raise FinetuneError(
             "--augment and --augment-strength must be left out for --mode head, whose features are "
-            f"computed once, got {given} and {strength:g}"
+            f"computed once, got {given or 'the default'} and {strength:g}"
         )
     return ()
 
