@@ -162,6 +162,15 @@ def torchvision() -> Any:
     return module
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For PyTorch's small operations, which many threads slow down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def exact_float32() -> Iterator[None]:
     """Without TF32: results are compared with those of float32."""

@@ -14,21 +14,16 @@ import fastconv
 from fastconv import _torchvision, classify, cli
 from fastconv.finetune import checkpoint, features, loop
 
-pytestmark = pytest.mark.skipif(
-    _torchvision.import_torchvision() is None, reason="torchvision has the transforms"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        _torchvision.import_torchvision() is None, reason="torchvision has the transforms"
+    ),
+    pytest.mark.usefixtures("one_thread"),
+]
 pytest.importorskip("safetensors", reason="weights and features are kept in its files")
 Image = pytest.importorskip("PIL.Image", reason="it reads the images")
 
 SMALL = ["--model", "mobilenet_v3_small", "--size", "32", "--batch", "8", "--no-augment"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +150,10 @@ def test_it_goes_on_with_the_same_bits(folder, tmp_path, monkeypatch, mode, at):
 
 
 def test_it_survives_being_killed(folder, tmp_path):
-    command = [folder, *SMALL, "--epochs", "3", "--mode", "all", "--checkpoint-every", "0"]
+    command = [folder, *SMALL[:-1], "--epochs", "3", "--mode", "all", "--checkpoint-every", "0"]
+    command += ["--augment", "crop,rotate,warp,color,pca", "--augment-strength", "1.5"]
     assert run(*command, "--out", tmp_path / "whole") == 0
+    command += ["--workers", "2"]
     parts = tmp_path / "parts"
     shell = [sys.executable, "-m", "fastconv", "finetune", *map(str, command), "--out", str(parts)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -174,6 +171,20 @@ def test_it_survives_being_killed(folder, tmp_path):
         process.wait()
     subprocess.run(shell, env=environment, check=True, capture_output=True)
     assert_same(state(tmp_path / "whole"), state(parts))
+
+
+def test_a_head_learns_from_features_without_augmentation(folder, tmp_path, capsys):
+    command = [folder, *SMALL[:-1], "--epochs", 1, "--out"]
+    assert run(*command, tmp_path / "a") == 0
+    assert "no augmentation: the features of each image are computed once" in (
+        capsys.readouterr().out
+    )
+    assert run(*command, tmp_path / "b", "--no-augment") == 0
+    assert "augmentation" not in capsys.readouterr().out
+    assert_same(state(tmp_path / "a"), state(tmp_path / "b"))
+    for more in (["--augment", "pca"], ["--augment-strength", 2]):
+        assert run(*command, tmp_path / "c", *more) == 2
+        assert "must be left out for --mode head" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_not_the_only_one(tmp_path):
@@ -224,6 +235,14 @@ def test_digits_of_a_package(tmp_path):
         (["{folder}", "--model", "lenet5"], "--size must be 32 for lenet5, got 224"),
         (["{folder}", "--model", "nin"], "--model must be a network that ends with a Linear layer"),
         (["{folder}", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (
+            ["{folder}", "--augment", "crop,blur"],
+            "--augment must be of crop, mirror, rotate, shear, warp, color, shift, pca, got blur",
+        ),
+        (
+            ["{folder}", "--augment-strength", "4"],
+            "--augment-strength must be between 0 and 3, got 4.0",
+        ),
         (["{folder}", "--momentum", "1"], "--momentum must be at least 0.0 and below 1.0, got 1.0"),
         (["{folder}", "--weights", "/no/file"], "--weights must be a file that fits mobilenet_v2"),
         (["{folder}/red"], "DATA must have a folder for each of two classes or more, got 0"),

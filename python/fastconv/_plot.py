@@ -1,4 +1,4 @@
-"""The pictures of ``fastconv bench --plot`` and ``fastconv summary --plot``."""
+"""The pictures that ``fastconv bench``, ``summary`` and ``augment`` write with ``--plot``."""
 
 from __future__ import annotations
 
@@ -78,6 +78,27 @@ def draw_layers(times: Sequence[LayerTime], title: str, path: str) -> None:
     axes.set_title(title, loc="left", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_images(rows: Sequence[tuple[str, Sequence[Any]]], first: str, path: str) -> None:
+    """Write a picture with a row of square images, such as PIL's, for each name.
+
+    Args:
+        first: what the first column is
+    """
+    columns = max(len(images) for _, images in rows)
+    figure = _figure(figsize=(0.6 + 1.2 * columns, 0.3 + 1.2 * len(rows)), dpi=120)
+    axes = figure.subplots()  # one for all: many would take many seconds
+    for y, (_, images) in enumerate(rows):
+        for x, image in enumerate(images):
+            axes.imshow(image, extent=(x, x + 0.96, y + 0.96, y))
+    axes.set(xlim=(0, columns), ylim=(len(rows), 0))
+    axes.set_yticks([y + 0.48 for y in range(len(rows))], [name for name, _ in rows])
+    axes.set_xticks([0.48], [first])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     _save(figure, path)
 
 

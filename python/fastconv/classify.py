@@ -92,13 +92,11 @@ def demo_photos() -> list[Path]:
     return found
 
 
-def load_photo(path: Path) -> torch.Tensor:
-    """A photo as MobileNetV2 wants it: shorter side 256, center 224x224, normalized.
+def open_photo(path: Path) -> Any:
+    """A photo as a PIL image of mode RGB, turned as the camera was held.
 
     Args:
         path: any image file that Pillow reads.
-
-    Returns: (1, 3, 224, 224), float32, channels_last.
     """
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
@@ -113,6 +111,20 @@ def load_photo(path: Path) -> torch.Tensor:
         raise ClassifyError(f"classify: photo must be an image, got {path} ({error})") from error
     if max(image.size) > 100 * min(image.size):
         raise ClassifyError(f"classify: photo must be less elongated, got {path} {image.size}")
+    return image
+
+
+def load_photo(path: Path) -> torch.Tensor:
+    """A photo as MobileNetV2 wants it: shorter side 256, center 224x224, normalized.
+
+    Args:
+        path: any image file that Pillow reads.
+
+    Returns: (1, 3, 224, 224), float32, channels_last.
+    """
+    image = open_photo(path)
+    from PIL import Image
+
     width, height = (256 * size // min(image.size) for size in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - 224) / 2), round((height - 224) / 2)

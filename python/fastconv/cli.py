@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import _commands, classify
+from . import _augment_command, _commands, classify
 from .finetune import command
 from .info import info
 
@@ -34,6 +34,7 @@ _COMMANDS = (
     _commands.add_report,
     _commands.add_bench,
     command.add_parser,
+    _augment_command.add_parser,
 )
 
 

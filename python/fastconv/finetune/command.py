@@ -54,11 +54,21 @@ def add_parser(commands: Any) -> None:
     add("--weight-decay", type=float, default=1e-4)
     add("--label-smoothing", type=float, default=0.0)
     add("--size", type=int, default=224, help="of the square images (224)")
-    add("--no-augment", dest="augment", action="store_false", help="no random crops and mirroring")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--augment",
+        metavar="LIST",
+        help="comma-separated, of crop,mirror,rotate,shear,warp,color,shift,pca (crop,mirror; none "
+        "for a head, whose features are computed once)",
+    )
+    either.add_argument(
+        "--no-augment", dest="augment", action="store_const", const="", help="the center of photos"
+    )
+    add("--augment-strength", type=float, default=1.0, metavar="X", help="0 to 3 (1)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast")
     add("--patience", type=int, default=0, help="stop after so many epochs without a better one")
     add("--seed", type=int, default=0)
-    add("--workers", type=int, default=0, help="processes that read images")
+    add("--workers", type=int, default=0, help="processes that read and augment images")
     add("--checkpoint-every", type=float, default=60.0, metavar="SECONDS")
     add("--skip-unreadable", action="store_true", help="leave damaged images out")
     parser.set_defaults(run=_run)
@@ -115,14 +125,20 @@ def _finetune(arguments: argparse.Namespace) -> None:
     from .loop import Options, Trainer
 
     _check(arguments)
+    strength = arguments.augment_strength
+    augmentations = data.augmentations(
+        arguments.augment, arguments.mode == "head", arguments.size, strength
+    )
     lr = _DEFAULT_LR[arguments.mode] if arguments.lr is None else arguments.lr
     images = data.find(arguments.data, arguments.seed, arguments.skip_unreadable)
     torch.manual_seed(arguments.seed)
     model, name = _network(arguments, len(images.classes))
-    augments = arguments.augment and arguments.mode != "head"
     sets = {
-        name: data.Dataset(entries, arguments.size, augments and name == "train", arguments.seed)
-        for name, entries in (("train", images.train), ("held", images.held))
+        name: data.Dataset(entries, arguments.size, names, strength, arguments.seed)
+        for name, entries, names in (
+            ("train", images.train, augmentations),
+            ("held", images.held, ()),
+        )
     }
     named = ("epochs", "batch", "momentum", "weight_decay", "label_smoothing", "seed", "dtype")
     options = Options(
@@ -137,7 +153,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
         "blocks": arguments.blocks if arguments.mode == "last" else 0,
         "freeze_norm": arguments.freeze_norm,
         "size": arguments.size,
-        "augment": augments,
+        "augment": list(augmentations),
+        "augment_strength": strength if augmentations else 1.0,
         "classes": list(images.classes),
         "images": [len(images.train), len(images.held)],
         "weights": checkpoint.fingerprint(model),
@@ -159,6 +176,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
     with Progress() as progress:
         if arguments.mode == "head":
+            if arguments.augment is None:
+                print("no augmentation: the features of each image are computed once")
             files = [
                 features.identity(source) if isinstance(source, str) else label
                 for source, label in (*images.train, *images.held)

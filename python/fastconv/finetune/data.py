@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from .._torchvision import import_torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -130,6 +128,37 @@ def _pillow() -> Any:
         raise FinetuneError("finetune needs Pillow: pip install pillow") from error
 
 
+def augmentations(given: str | None, head: bool, size: int, strength: float) -> tuple[str, ...]:
+    """Checks what is to be done to the images that are trained on.
+
+    Args:
+        given: names with commas between them, "" for none, None for the default
+        head: whether features that are computed once are trained on
+        size, strength: as :func:`fastconv.augment.compose` takes them
+
+    Raises:
+        FinetuneError: if something is wrong, or torchvision missing.
+    """
+    try:
+        from .. import augment
+    except ImportError as error:
+        raise FinetuneError(str(error)) from error
+    try:
+        names = augment.parse("crop,mirror" if given is None else given)
+        augment.compose(names, size, strength=strength)
+    except ValueError as error:
+        text = str(error).replace("augment: names", "--augment")
+        raise FinetuneError(text.replace("augment: strength", "--augment-strength")) from error
+    if not head:
+        return names
+    if given or strength != 1:
+        raise FinetuneError(
+            "--augment and --augment-strength must be left out for --mode head, whose features are "
+            f"computed once, got {given or 'the default'} and {strength:g}"
+        )
+    return ()
+
+
 class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """Images as the network sees them.
 
@@ -138,21 +167,25 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, entries: tuple[tuple[Any, int], ...], size: int, augments: bool, seed: int
+        self,
+        entries: tuple[tuple[Any, int], ...],
+        size: int,
+        augmentations: tuple[str, ...],
+        strength: float,
+        seed: int,
     ) -> None:
-        if import_torchvision() is None:
-            raise FinetuneError(
-                "finetune needs torchvision's transforms: pip install --no-deps torchvision"
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            v2 = importlib.import_module("torchvision.transforms.v2")
-        shape = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
-        if augments:
-            shape = [v2.RandomResizedCrop(size, (0.4, 1.0)), v2.RandomHorizontalFlip()]
-        steps = [*shape, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
-        self._transform = v2.Compose(steps)
+        self._size, self._augmentations, self._strength = size, augmentations, strength
         self._entries, self._seed, self.epoch = entries, seed, 0
+
+    @functools.cached_property
+    def _transform(self) -> Any:
+        # Not in __init__: a worker process that is not forked imports torchvision here.
+        from .. import augment
+
+        v2 = augment.v2
+        picture = augment.compose(self._augmentations, self._size, strength=self._strength)
+        steps = [v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
+        return v2.Compose([picture, *steps])
 
     def __len__(self) -> int:
         return len(self._entries)
