@@ -1,4 +1,4 @@
-"""Images as networks take them: read, resized, normalized, cropped. See :func:`fastconv.predict`."""
+"""Images as networks take them: read, resized, normalized, cropped. See :func:`predict`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Preparation:
     """What becomes of an image before it is cropped.
 
     Args:
-        resize: the new shorter side
+        resize: the new shorter side; None for 8/7 of the crops', 256 for 224
         mean, std: of the three channels, for values from 0 to 1
         interpolation: one of INTERPOLATIONS
     """
 
-    resize: int
+    resize: int | None = None
     mean: Sequence[float] = MEAN
     std: Sequence[float] = STD
     interpolation: str = "bilinear"
@@ -60,19 +60,19 @@ def _loaded(image: Image) -> Photo | Tensor:
         _check_tensor(image)
         return image
     try:
-        from PIL import Image as pillow
-        from PIL import ImageOps
+        import PIL.Image
+        import PIL.ImageOps
     except ImportError as error:
         raise ImportError("predict: reading images needs Pillow: pip install pillow") from error
-    if isinstance(image, pillow.Image):
-        photo = ImageOps.exif_transpose(image).convert("RGB")
+    if isinstance(image, PIL.Image.Image):
+        photo = PIL.ImageOps.exif_transpose(image).convert("RGB")
     elif isinstance(image, (str, os.PathLike)):
         try:
-            with pillow.open(image) as file:
-                photo = ImageOps.exif_transpose(file).convert("RGB")
+            with PIL.Image.open(image) as file:
+                photo = PIL.ImageOps.exif_transpose(file).convert("RGB")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"predict: image must be a file, got {image}") from error
-        except (OSError, pillow.DecompressionBombError) as error:
+        except (OSError, PIL.Image.DecompressionBombError) as error:
             reason = str(error)
             raise ValueError(f"predict: image must be an image, got {image} ({reason})") from error
     else:
@@ -110,20 +110,31 @@ def _channels(image: Photo | Tensor) -> int:
     return image.shape[0] if isinstance(image, Tensor) else 3
 
 
-def batch_of(
-    images: Sequence[Photo | Tensor], preparation: Preparation, crops: int, size: int
-) -> Tensor:
-    """All crops of all images, those of an image one after the other.
+def batches_of(
+    images: Sequence[Photo | Tensor],
+    sizes: Sequence[int],
+    crops: int,
+    preparation: Preparation = Preparation(),
+) -> list[Tensor]:
+    """For each size a batch of all crops of all images, those of an image one after the other.
 
     Args:
-        images: of :func:`loaded`, with as many channels each
+        images: of :func:`loaded`
+        sizes: of the square crops; equal sizes share their batch
         crops: of each image, one of CROPS
-        size: of the square crops
 
-    Returns: (N * crops, C, size, size), channels_last, with the first image's device and dtype;
-        float32 unless that is floating point.
+    Returns: (N * crops, C, size, size) each, channels_last, with the first image's device and
+        dtype; float32 unless that is floating point.
     """
-    ready = [_prepared(image, preparation) for image in images]
+    made = {size: _batch(images, size, crops, preparation) for size in dict.fromkeys(sizes)}
+    return [made[size] for size in sizes]
+
+
+def _batch(
+    images: Sequence[Photo | Tensor], size: int, crops: int, preparation: Preparation
+) -> Tensor:
+    shorter = round(size * 8 / 7) if preparation.resize is None else preparation.resize
+    ready = [_prepared(image, shorter, preparation) for image in images]
     first = ready[0]
     batch = torch.empty(
         (len(ready) * crops, first.shape[0], size, size),
@@ -136,13 +147,13 @@ def batch_of(
     return batch
 
 
-def _prepared(image: Photo | Tensor, preparation: Preparation) -> Tensor:
+def _prepared(image: Photo | Tensor, resize: int, preparation: Preparation) -> Tensor:
     """One image, (C, H, W), resized and normalized unless it is floating point, which is both."""
     if isinstance(image, Tensor) and image.is_floating_point():
         return image
     height, width = image.shape[1:] if isinstance(image, Tensor) else (image.height, image.width)
     shorter = min(height, width)
-    height, width = (preparation.resize * side // shorter for side in (height, width))
+    height, width = (resize * side // shorter for side in (height, width))
     if isinstance(image, Tensor):
         mode = preparation.interpolation
         resized = F.interpolate(image[None].float(), (height, width), mode=mode, antialias=True)

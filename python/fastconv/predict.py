@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ._images import CROPS, INTERPOLATIONS, MEAN, STD, Image, Preparation, batch_of, loaded
+from ._images import CROPS, INTERPOLATIONS, MEAN, STD, Image, Preparation, batches_of, loaded
 
 
 def predict(
-    models: nn.Module | Sequence[nn.Module],
+    models: nn.Module | Iterable[nn.Module],
     image: Image | Sequence[Image],
     *,
     crops: int = 1,
@@ -63,20 +63,15 @@ def predict(
     if crops not in CROPS:
         raise ValueError(f"predict: crops must be 1, 5 or 10, got {crops!r}")
     sizes = _checked_sizes(size, len(networks))
-    preparations = {
-        side: _preparation(side, resize, mean, std, interpolation) for side in dict.fromkeys(sizes)
-    }
+    preparation = _checked_preparation(max(sizes), resize, mean, std, interpolation)
     if isinstance(image, Tensor) and image.dim() == 4:
         images: Sequence[Image] = image.unbind()
     else:
         images = image if isinstance(image, (list, tuple)) else [image]  # type: ignore[list-item]
     if not images:
         raise ValueError("predict: image must be at least one image, got none")
-    read = loaded(images)
-    batches = {
-        side: batch_of(read, preparation, crops, side) for side, preparation in preparations.items()
-    }
-    return average(networks, [batches[side] for side in sizes], crops)
+    batches = batches_of(loaded(images), sizes, crops, preparation)
+    return average(networks, batches, crops)
 
 
 def average(models: Sequence[nn.Module], batches: Sequence[Tensor], crops: int) -> Tensor:
@@ -112,16 +107,16 @@ def _run(model: nn.Module, batch: Tensor) -> Tensor:
     return output
 
 
-def _checked_models(models: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
-    several = not isinstance(models, nn.Module) or isinstance(models, nn.ModuleList)
-    networks = list(models) if several else [models]  # type: ignore[arg-type]
+def _checked_models(models: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
+    is_one = isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList)
+    networks = list(models) if isinstance(models, Iterable) and not is_one else [models]
     if not networks:
         raise ValueError("predict: models must be at least one network, got none")
-    for network in networks:
-        if not isinstance(network, nn.Module):
-            kind = type(network).__name__
-            raise TypeError(f"predict: models must be torch.nn.Modules, got a {kind}")
-    return networks
+    found = [network for network in networks if isinstance(network, nn.Module)]
+    if len(found) < len(networks):
+        kinds = ", ".join(type(network).__name__ for network in networks)
+        raise TypeError(f"predict: models must be torch.nn.Modules, got {kinds}")
+    return found
 
 
 def _checked_sizes(size: int | Sequence[int], count: int) -> list[int]:
@@ -134,7 +129,7 @@ def _checked_sizes(size: int | Sequence[int], count: int) -> list[int]:
     return sizes
 
 
-def _preparation(
+def _checked_preparation(
     size: int, resize: int | None, mean: Sequence[float], std: Sequence[float], interpolation: str
 ) -> Preparation:
     if resize is not None and not (type(resize) is int and resize >= size):
@@ -147,12 +142,10 @@ def _preparation(
         raise ValueError(
             f"predict: interpolation must be bilinear or bicubic, got {interpolation!r}"
         )
-    return Preparation(round(size * 8 / 7) if resize is None else resize, mean, std, interpolation)
+    return Preparation(resize, mean, std, interpolation)
 
 
-def _check_logits(
-    models: Sequence[nn.Module], logits: Sequence[object], count: int
-) -> None:
+def _check_logits(models: Sequence[nn.Module], logits: Sequence[object], count: int) -> None:
     for index, (model, output) in enumerate(zip(models, logits, strict=True)):
         name = f"models[{index}] ({type(model).__name__})"
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != count:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._images import MEAN, STD
 from .._torchvision import import_torchvision
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class FinetuneError(Exception):
@@ -150,7 +150,7 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         shape = [v2.Resize(size * 8 // 7), v2.CenterCrop(size)]
         if augments:
             shape = [v2.RandomResizedCrop(size, (0.4, 1.0)), v2.RandomHorizontalFlip()]
-        steps = [*shape, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
+        steps = [*shape, v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(MEAN, STD)]
         self._transform = v2.Compose(steps)
         self._entries, self._seed, self.epoch = entries, seed, 0
 
