@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def _prepared(image: Photo | Tensor, resize: int, preparation: Preparation) -> T
 
 
 def _cut(image: Tensor, crops: Tensor, size: int) -> None:
-    """Fills the crops of one image: the center, behind the corners, then all of these mirrored."""
+    """Fills the crops of one image: the corners, the center, then the mirror image's."""
     height, width = image.shape[1:]
     if min(height, width) < size:
         raise ValueError(
@@ -179,7 +180,7 @@ def _cut(image: Tensor, crops: Tensor, size: int) -> None:
     bottom, right = height - size, width - size
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if len(crops) > 1 else []
     places = [*corners, (round(bottom / 2), round(right / 2))]
-    for index, crop in enumerate(crops):
-        top, left = places[index % len(places)]
-        part = image[:, top : top + size, left : left + size]
-        crop.copy_(part.flip(-1) if index >= len(places) else part)
+    # Mirrored as a whole, as torchvision does: the center of an odd margin is then another one.
+    sources = [image, image.flip(-1)] if len(crops) > len(places) else [image]
+    for crop, (source, (top, left)) in zip(crops, itertools.product(sources, places), strict=True):
+        crop.copy_(source[:, top : top + size, left : left + size])

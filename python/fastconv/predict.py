@@ -37,8 +37,8 @@ def predict(
             turned as its EXIF data say) or a uint8 tensor (3, H, W) is resized and normalized. A
             floating point tensor (C, H, W) must be both already: crops are cut of it as it is.
             A tensor (N, 3, H, W) or (N, C, H, W) is N images.
-        crops: 1 for the center, 5 for the corners and the center, 10 for these and their mirror
-            images
+        crops: 1 for the center, 5 for the corners and the center, 10 for these of the mirror image
+            as well
         size: of the square crops: one number, or one for each network, such as 299 for inception_v3
         resize: the shorter side of a resized image; by default 8/7 of size: 256 for 224
         mean, std: of the channels, for values from 0 to 1; by default ImageNet's
