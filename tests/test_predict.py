@@ -164,7 +164,7 @@ def test_pictures_and_bytes_are_resized_as_by_torchvision(picture, interpolation
     for image, levels in ((picture, 0), (tensor_of(picture), 1)):  # Pillow's own, and PyTorch's
         resized = v2.functional.resize(image, [60], interpolation=mode, antialias=True)
         expected = v2.functional.to_dtype(v2.functional.to_image(resized), torch.float32, True)
-        actual = _images._prepared(image, 60, preparation)
+        actual = _images.prepared(image, 60, preparation)
         torch.testing.assert_close(actual, expected.as_subclass(torch.Tensor), **near(levels))
 
 

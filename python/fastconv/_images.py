@@ -135,7 +135,7 @@ def _batch(
     images: Sequence[Photo | Tensor], size: int, crops: int, preparation: Preparation
 ) -> Tensor:
     shorter = round(size * 8 / 7) if preparation.resize is None else preparation.resize
-    ready = [_prepared(image, shorter, preparation) for image in images]
+    ready = [prepared(image, shorter, preparation) for image in images]
     first = ready[0]
     batch = torch.empty(
         (len(ready) * crops, first.shape[0], size, size),
@@ -148,7 +148,7 @@ def _batch(
     return batch
 
 
-def _prepared(image: Photo | Tensor, resize: int, preparation: Preparation) -> Tensor:
+def prepared(image: Photo | Tensor, resize: int, preparation: Preparation) -> Tensor:
     """One image, (C, H, W), resized and normalized unless it is floating point, which is both."""
     if isinstance(image, Tensor) and image.is_floating_point():
         return image
