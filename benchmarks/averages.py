@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastconv
-from fastconv._images import Preparation, batches_of, loaded, prepared
+from fastconv._images import Preparation, batches_of, cut, loaded, prepared
 from fastconv._timing import Contender
 from fastconv.classify import demo_photos
 from fastconv.predict import average
@@ -80,17 +79,15 @@ class Setting:
 
 
 class _Averaged(nn.Module):
-    """The same of one photo, (1, 3, H, W), by the original networks and torchvision's crops."""
+    """The same of one photo, (1, 3, H, W), by the original networks: what the rivals run."""
 
     def __init__(self, networks: Sequence[nn.Module], crops: int) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        functional = importlib.import_module("torchvision.transforms.functional")
-        self._cut = {1: functional.center_crop, 10: functional.ten_crop}[crops]
+        self._crops = crops
 
     def forward(self, photo: Tensor) -> Tensor:
-        crops = self._cut(photo, [_SIZE])
-        batch = torch.cat(crops) if isinstance(crops, tuple) else crops
+        batch = torch.cat(cut(photo, self._crops, _SIZE))
         means = [model(batch).softmax(1).mean(0, keepdim=True) for model in self.networks]
         return torch.stack(means).mean(0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def _batch(
         memory_format=torch.channels_last,
     )
     for index, image in enumerate(ready):
-        _cut(image, batch[index * crops : (index + 1) * crops], size)
+        _fill(batch[index * crops : (index + 1) * crops], image, size)
     return batch
 
 
@@ -169,18 +168,26 @@ def prepared(image: Photo | Tensor, resize: int, preparation: Preparation) -> Te
     return ((pixels / 255 - mean) / std).permute(2, 0, 1)
 
 
-def _cut(image: Tensor, crops: Tensor, size: int) -> None:
-    """Fills the crops of one image: the corners, the center, then the mirror image's."""
+def _fill(crops: Tensor, image: Tensor, size: int) -> None:
     height, width = image.shape[1:]
     if min(height, width) < size:
         raise ValueError(
             f"predict: image must be at least {size} x {size} where it is floating point, got "
             f"{height} x {width}"
         )
-    bottom, right = height - size, width - size
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if len(crops) > 1 else []
+    for crop, part in zip(crops, cut(image, len(crops), size), strict=True):
+        crop.copy_(part)
+
+
+def cut(image: Tensor, crops: int, size: int) -> list[Tensor]:
+    """Views of the corners and the center, (..., size, size), then the mirror image's."""
+    bottom, right = image.shape[-2] - size, image.shape[-1] - size
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if crops > 1 else []
     places = [*corners, (round(bottom / 2), round(right / 2))]
     # Mirrored as a whole, as torchvision does: the center of an odd margin is then another one.
-    sources = [image, image.flip(-1)] if len(crops) > len(places) else [image]
-    for crop, (source, (top, left)) in zip(crops, itertools.product(sources, places), strict=True):
-        crop.copy_(source[:, top : top + size, left : left + size])
+    sources = [image, image.flip(-1)] if crops > len(places) else [image]
+    return [
+        source[..., top : top + size, left : left + size]
+        for source in sources
+        for top, left in places
+    ]
