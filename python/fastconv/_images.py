@@ -181,7 +181,8 @@ def _fill(crops: Tensor, image: Tensor, size: int) -> None:
 
 def cut(image: Tensor, crops: int, size: int) -> list[Tensor]:
     """Views of the corners and the center, (..., size, size), then the mirror image's."""
-    bottom, right = image.shape[-2] - size, image.shape[-1] - size
+    # While this is traced, sizes are tensors.
+    bottom, right = (int(side) - size for side in image.shape[-2:])
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if crops > 1 else []
     places = [*corners, (round(bottom / 2), round(right / 2))]
     # Mirrored as a whole, as torchvision does: the center of an odd margin is then another one.
