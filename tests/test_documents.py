@@ -39,10 +39,7 @@ def test_quoted_lines_exist():
 def test_named_files_exist(document):
     text = FENCE.sub("", document.read_text())
     names = [document.parent / name for name in re.findall(r"\]\(([^)#:]+)\)", text)]
-    names += [
-        ROOT / n
-        for n in re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", text)
-        if not n.startswith(".venv")
-    ]
+    quoted = re.findall(r"`([\w./-]+/[\w.-]+\.\w+)`", text)
+    names += [ROOT / name for name in quoted if not name.startswith(".venv")]
     missing = [name for name in names if not name.exists()]
     assert not missing
