@@ -73,7 +73,10 @@ class Setting:
         ours = tuple(Contender(name, call, call) for name, call in calls.items())
         total = sum(flops(original, (1, 3, _SIZE, _SIZE)) for original in originals)
         module = _Averaged(originals, self.crops).eval()
-        skipped = {"torch_compile": "compiles for minutes"}
+        skipped = {
+            "torch_compile": "compiles for minutes",
+            "ncnn": "ncnn computes one image at a time",
+        }
         total *= self.crops
         return Work(self.id, self.threads, module, ours, photo[None], total, skipped)
 

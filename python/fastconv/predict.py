@@ -44,7 +44,7 @@ def predict(
         mean, std: of the channels, for values from 0 to 1; by default ImageNet's
         interpolation: how images are resized: "bilinear" or "bicubic"
 
-    Returns: (N, classes), on the device of the first network. Memory grows with N * crops.
+    Returns: (N, classes), float32, on the device of the first network. Memory grows with N * crops.
 
     Raises:
         FileNotFoundError: if there is no such file.
