@@ -71,7 +71,9 @@ def test_classifies_with_an_ensemble_and_crops(photo, weights, capsys):
     assert "agree on the top 1 of 1 of 1 photos" in output
     assert "from the average of 15 runs one by one by at most" in output
     assert "One photo, 5 crops, 3 networks, 2 threads, median of 1 interleaved" in output
-    for name in ("fastconv, one by one", "fastconv", "PyTorch channels_last"):
+    ours = ("fastconv", "fastconv, one by one")
+    reading = [f"{name}, with reading the photo" for name in ours]
+    for name in (*ours, *reading, "PyTorch channels_last"):
         assert f"\n  {name}  " in output
 
 

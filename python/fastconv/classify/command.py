@@ -157,7 +157,7 @@ def classify(
                 prediction = _predict(networks, path, batches)
             predictions.append(prediction)
             _show_prediction(prediction, eager_name, names)
-        found, reasons = contenders(networks, prepared[0])
+        found, reasons = contenders(networks, photos[0], prepared[0])
         with torch.inference_mode():
             timings = _timing.interleave(found, rounds=rounds)
     finally:

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _runtimes, _torchvision, models
+from .._images import batches_of, loaded
 from .._runtimes import UnavailableError
 from .._timing import Contender
 from ..finetune.command import BUILT_WITH
+from ..predict import average
 from .sources import ClassifyError
 
 OURS = "fastconv"
@@ -105,12 +107,15 @@ class _Reference(nn.Module):
         return output
 
 
-def contenders(networks: Networks, batches: Sequence[Tensor]) -> tuple[list[Contender], list[str]]:
+def contenders(
+    networks: Networks, photo: Path, batches: Sequence[Tensor]
+) -> tuple[list[Contender], list[str]]:
     """Everything that can be timed here, and why the rest cannot.
 
     Args:
         networks: each contender runs all of them
-        batches: one for each network, (crops, 3, size, size)
+        photo: its file
+        batches: its crops, one batch for each network, (crops, 3, size, size)
     """
     threads = torch.get_num_threads()
     eager_name = networks.eager_name
@@ -126,9 +131,7 @@ def contenders(networks: Networks, batches: Sequence[Tensor]) -> tuple[list[Cont
             lambda: [part.result() for part in parts],
         )
 
-    found = [of_each(OURS, _direct, networks.ours)]
-    if len(batches) * len(batches[0]) > 1:
-        found.append(of_each(ALONE, _one_by_one, networks.ours))
+    found = _ours(networks, photo, batches)
     found.append(of_each(f"{eager_name} channels_last", _runtimes.eager, networks.eager))
     if networks.reason:
         return found, [networks.reason]
@@ -150,12 +153,29 @@ def contenders(networks: Networks, batches: Sequence[Tensor]) -> tuple[list[Cont
     return found, reasons
 
 
-def _direct(model: nn.Module, batch: Tensor) -> Contender:
-    return Contender(OURS, lambda: model(batch), lambda: model(batch))
+def _ours(networks: Networks, photo: Path, batches: Sequence[Tensor]) -> list[Contender]:
+    """fastconv; for an average also each network on each crop alone, and both with the reading."""
+    crops = len(batches[0])
+    pairs = list(zip(networks.ours, batches, strict=True))
 
+    def together() -> object:
+        return [model(batch) for model, batch in pairs]
 
-def _one_by_one(model: nn.Module, batch: Tensor) -> Contender:
-    def call() -> list[Tensor]:
-        return [model(crop) for crop in batch.split(1)]
+    def alone() -> object:
+        return [model(crop) for model, batch in pairs for crop in batch.split(1)]
 
-    return Contender(ALONE, call, call)
+    def read_together() -> object:
+        return average(networks.ours, batches_of(loaded([photo]), networks.sizes, crops), crops)
+
+    def read_alone() -> object:
+        means = []
+        for model, size in zip(networks.ours, networks.sizes, strict=True):
+            (batch,) = batches_of(loaded([photo]), [size], crops)
+            means += [average([model], [crop], 1) for crop in batch.split(1)]
+        return torch.stack(means).mean(0)
+
+    calls = {OURS: together}
+    if len(pairs) * crops > 1:
+        reading = ", with reading the photo"
+        calls |= {ALONE: alone, OURS + reading: read_together, ALONE + reading: read_alone}
+    return [Contender(name, call, call) for name, call in calls.items()]
