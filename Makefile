@@ -16,14 +16,15 @@ WIDE := $(if $(shell grep -s avx512f /proc/cpuinfo),OFF,ON)
 NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
-.PHONY: demo test lint format bench sanitize neon cuda cuda-emulation cuda-races gpu aarch64-tools clean
+.PHONY: demo test lint format bench models sanitize neon cuda cuda-emulation cuda-races gpu aarch64-tools clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo ; fastconv classify --demo
 test: .venv/test ; python -m pytest
 lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format --dry-run -Werror $(NATIVE) && typos
 format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
-bench: .venv/bench ; python -m benchmarks.report
+bench: .venv/bench ; python -m benchmarks.report && python -m benchmarks.catalog
+models: .venv/bench ; python -m benchmarks.catalog
 sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON -DFASTCONV_TEST_WIDE=$(WIDE) && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
 neon: aarch64-tools .venv/dev ; cmake -S . -B build/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON && cmake --build build/neon --parallel $(JOBS) && qemu-aarch64 build/neon/kernels_test neon
 gpu: ; benchmarks/gpu/run.sh

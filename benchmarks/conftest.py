@@ -11,9 +11,11 @@ import torch
 
 from fastconv._timing import settle
 
-from . import peers, timing
+from . import averages, peers, timing
 from .layers import layers
 from .networks import QUICK_SETTINGS, settings
+
+_MORE = (averages.ALONE, averages.FILE, averages.FILE_ALONE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,8 +48,20 @@ class Case:
     speed: timing.Speed
 
 
+def _works(op: str, quick: bool) -> Any:
+    """What a benchmark times; for a try one network in each dtype, the first average, and of layers
+    the first and the last: they differ most."""
+    if op == "networks":
+        return QUICK_SETTINGS if quick else settings()
+    if op == "predict":
+        return averages.settings()[: 1 if quick else None]
+    works = layers(op)
+    return [works[0], *works[1:][-1:]] if quick else works
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Fills `case` of test_<op> with all layers of <op>, of test_networks with whole networks."""
+    """Fills `case` of test_<op> with all layers of <op>, of test_networks and test_predict with
+    whole networks."""
     if "case" not in metafunc.fixturenames:
         return
     if not _enabled(metafunc.config):
@@ -55,14 +69,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     quick = metafunc.config.getoption("--quick")
     op = metafunc.function.__name__.removeprefix("test_")
-    works = settings() if op == "networks" else layers(op)
-    if quick:  # one network in each dtype, and of layers the first and the last: they differ most
-        works = QUICK_SETTINGS if op == "networks" else [works[0], *works[1:][-1:]]
+    works = _works(op, quick)
     rivals = [name for name in peers.RIVALS if not (quick and name == "torch_compile")]
     cases = [
         Case(work.id, name, work.work, work.speed)
         for work in works
-        for name in (peers.OURS, *rivals)
+        for name in (peers.OURS, *(_MORE if op == "predict" else ()), *rivals)
     ]
     ids = [f"{case.contender}-{case.group.removeprefix(f'{op}-')}" for case in cases]
     metafunc.parametrize("case", cases, ids=ids)

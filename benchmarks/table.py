@@ -35,15 +35,20 @@ def section(readme: str) -> str:
 
 def updated(readme: str, results: dict[str, Any], path: str) -> str:
     """README with its generated part made from these results."""
-    part = f"<!-- results: {path} -->\n{render(results, path)}<!-- /results -->"
-    marked = _marked(readme)
-    return readme[: marked.start()] + part + readme[marked.end() :]
+    return replaced(readme, render(results, path), path)
+
+
+def replaced(document: str, content: str, path: str) -> str:
+    """A document with this as its generated part, which shows the results of a file."""
+    part = f"<!-- results: {path} -->\n{content}<!-- /results -->"
+    marked = _marked(document)
+    return document[: marked.start()] + part + document[marked.end() :]
 
 
 def _marked(readme: str) -> re.Match[str]:
     match = _MARKED.search(readme)
     if match is None:
-        raise ValueError("README.md must contain <!-- results: ... --> and <!-- /results -->")
+        raise ValueError("a document must contain <!-- results: ... --> and <!-- /results -->")
     return match
 
 
@@ -82,14 +87,14 @@ def _summary(networks: list[dict[str, Any]]) -> str:
     for entry in sorted(networks, key=lambda entry: entry["dtype"] == "bfloat16"):
         key = (entry["network"], entry["size"], entry["dtype"])
         ratio = entry["ratio_to_fastest_runtime"]
-        cell = _number(entry["rows"]["fastconv"]["median_ms"])
+        cell = number(entry["rows"]["fastconv"]["median_ms"])
         cell += "" if ratio is None else f" ({ratio:.2f})"
         rows.setdefault(key, {})[entry["batch"], entry["threads"]] = cell
     if not rows:
         return ""
     title = "fastconv in ms (of the fastest other runtime's time)"
     header = [title, *(f"batch {batch}, {threads_of(threads)}" for batch, threads in columns)]
-    return _grid(
+    return grid(
         header,
         [
             [f"{name}, {size}x{size}, {dtype}", *(cells.get(column, "-") for column in columns)]
@@ -99,19 +104,6 @@ def _summary(networks: list[dict[str, Any]]) -> str:
 
 
 def _origin(results: dict[str, Any], path: str) -> str:
-    machine, versions = results["machine"], results["versions"]
-    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
-    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return (
-        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), "
-        f"{machine['cores']} cores, {caches}. {peers}. {_sources(results)}. Medians of "
-        f"interleaved rounds on {results['measured']['input']}; their numbers, quartiles and all "
-        f"else in [{path}]({path})."
-    )
-
-
-def _sources(results: dict[str, Any]) -> str:
-    """The commits and the days of all entries, which may have been measured at different times."""
     entries = [
         *results.get("networks", []),
         *results.get("isa_levels", []),
@@ -119,12 +111,29 @@ def _sources(results: dict[str, Any]) -> str:
         *results.get("layers", []),
         *results.get("training", []),
     ]
+    return (
+        f"{made_by(results, entries)}. Medians of interleaved rounds on "
+        f"{results['measured']['input']}; their numbers, quartiles and all else in "
+        f"[{path}]({path})."
+    )
+
+
+def made_by(results: dict[str, Any], entries: list[dict[str, Any]]) -> str:
+    """The machine, the versions, and the commits and days of entries, which may have been measured
+    at different times."""
+    machine, versions = results["machine"], results["versions"]
+    caches = ", ".join(f"{name} {size}" for name, size in machine["caches"].items())
+    peers = ", ".join(f"{name} {version}" for name, version in versions.items())
     commits = {
         f"Commit {entry['commit'][:10]}{' with changes' * entry['sources_changed']}": None
         for entry in sorted(entries, key=lambda entry: entry["date"])
     }
     dates = sorted({entry["date"] for entry in entries})
-    return ", ".join([*commits, *dict.fromkeys([*dates[:1], *dates[-1:]])])
+    sources = ", ".join([*commits, *dict.fromkeys([*dates[:1], *dates[-1:]])])
+    return (
+        f"{machine['cpu']} (family {machine['family']}, model {machine['model']}), "
+        f"{machine['cores']} cores, {caches}. {peers}. {sources}"
+    )
 
 
 def best(rows: dict[str, Any], names: tuple[str, ...]) -> float | None:
@@ -137,13 +146,15 @@ def threads_of(count: int) -> str:
     return f"{count} thread{'s' * (count > 1)}"
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
+    """Three digits, or a dash for what was not measured."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
-def _grid(header: list[str], rows: list[list[str]]) -> str:
+def grid(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown; numbers in all columns but the first."""
     lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -156,9 +167,9 @@ def _rivals(networks: list[dict[str, Any]]) -> str:
             f"{entry['network']}, {entry['dtype']}, batch {entry['batch']}, "
             f"{threads_of(entry['threads'])}"
         )
-        times = [_number(best(rows, names)) for names in COLUMNS.values()]
+        times = [number(best(rows, names)) for names in COLUMNS.values()]
         shown = "-" if ratio is None else f"{ratio:.2f}"
-        body.append([label, *times, shown, _number(rows["fastconv"]["percent_of_peak"])])
+        body.append([label, *times, shown, number(rows["fastconv"]["percent_of_peak"])])
     if not body:
         return ""
     header = ["Network", *COLUMNS, "fastconv / fastest runtime", "% of FMA peak"]
@@ -166,25 +177,25 @@ def _rivals(networks: list[dict[str, Any]]) -> str:
         "\n\nThe peak of bfloat16 counts as twice the measured one of float32 on a CPU with "
         "AVX512_BF16. ONNX Runtime has no bfloat16 convolution on the CPU."
     )
-    return _grid(header, body) + note * any(e["dtype"] == "bfloat16" for e in networks)
+    return grid(header, body) + note * any(e["dtype"] == "bfloat16" for e in networks)
 
 
 def _isa_levels(entries: list[dict[str, Any]]) -> str:
     body = [
-        [f"{entry['id']}, {name.removeprefix('fastconv_')}", _number(row["median_ms"])]
+        [f"{entry['id']}, {name.removeprefix('fastconv_')}", number(row["median_ms"])]
         for entry in entries
         for name, row in entry["rows"].items()
     ]
-    return _grid(["Instruction sets", "ms"], body) if body else ""
+    return grid(["Instruction sets", "ms"], body) if body else ""
 
 
 def _memory(memory: dict[str, Any]) -> str:
     names = ["fastconv", "eager_channels_last", "eager"]
     header = ["Resident memory that inference adds at its peak, MB", *(_SHOWN[n] for n in names)]
     body = [
-        [id, *(_number(entry[name]["growth_mb"]) for name in names)] for id, entry in memory.items()
+        [id, *(number(entry[name]["growth_mb"]) for name in names)] for id, entry in memory.items()
     ]
-    return _grid(header, body) if body else ""
+    return grid(header, body) if body else ""
 
 
 def _training(entries: list[dict[str, Any]]) -> str:
@@ -197,11 +208,11 @@ def _training(entries: list[dict[str, Any]]) -> str:
             [
                 f"{entry['network']}, {entry['dtype']}, batch {entry['batch']}, "
                 f"{threads_of(entry['threads'])}",
-                _number(rows["fastconv"]["median_ms"]),
-                _number(rows["eager_channels_last"]["median_ms"]),
+                number(rows["fastconv"]["median_ms"]),
+                number(rows["eager_channels_last"]["median_ms"]),
                 f"{entry['ratio_to_eager_channels_last']:.2f}",
-                _number(ours),
-                _number(theirs),
+                number(ours),
+                number(theirs),
                 f"{ours / theirs:.2f}",
             ]
         )
@@ -218,7 +229,7 @@ def _training(entries: list[dict[str, Any]]) -> str:
         "\n\nMB: what a step adds to the process's resident memory at its peak. bfloat16 is "
         "autocast, for both."
     )
-    return _grid(header, body) + note if body else ""
+    return grid(header, body) + note if body else ""
 
 
 def _limits(results: dict[str, Any], stem: str) -> str:
@@ -238,13 +249,13 @@ def _limits(results: dict[str, Any], stem: str) -> str:
         [
             share.op,
             str(share.layers),
-            _number(share.median_percent),
-            _number(share.worst.percent),
+            number(share.median_percent),
+            number(share.worst.percent),
             share.worst.layer,
         ]
         for share in shares
     ]
-    return f"{text}\n\n{_grid(header, body)}"
+    return f"{text}\n\n{grid(header, body)}"
 
 
 def _layers(layers: list[dict[str, Any]]) -> str:
@@ -258,12 +269,12 @@ def _layers(layers: list[dict[str, Any]]) -> str:
         body.append(
             [
                 f"{entry['op']} {entry['layer']}",
-                _number(entry["mflop"]),
-                _number(ours["median_ms"] * 1e3),
-                _number(ours["percent_of_peak"]),
+                number(entry["mflop"]),
+                number(ours["median_ms"] * 1e3),
+                number(ours["percent_of_peak"]),
                 _SHOWN[fastest],
                 f"{ours['median_ms'] / rivals[fastest]:.2f}",
             ]
         )
     header = ["Layer", "MFLOP", "fastconv us", "% of FMA peak", "fastest rival", "fastconv / it"]
-    return _grid(header, body) if body else ""
+    return grid(header, body) if body else ""

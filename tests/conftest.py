@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ if not torch.cuda.is_available():  # before anything imports Triton
 import fastconv
 from fastconv import _library, backend
 from fastconv._torchvision import import_torchvision
+from fastconv.classify import ClassifyError, find_weights
+from fastconv.classify import demo_photos as find_demo_photos
 
 from . import cases
 
@@ -169,6 +172,24 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pretrained_weights() -> str:
+    """The file of the published MobileNetV2."""
+    try:
+        return str(find_weights(None))
+    except ClassifyError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def demo_photos() -> list[Path]:
+    """Real photos, of installed packages."""
+    try:
+        return find_demo_photos()
+    except ClassifyError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

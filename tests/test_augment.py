@@ -274,7 +274,7 @@ def test_the_names_are_in_the_help(augment, capsys):
         (["--names", ""], f"--names must be of {', '.join(ALL)}, got none"),
         (["--strength", "3.5"], "--strength must be between 0 and 3, got 3.5"),
         (["--size", "8"], "--size must be an int of at least 16, got 8"),
-        (["/no/photo.png"], "photo must be a file, got /no/photo.png"),
+        (["/no/photo.png"], "image must be a file, got /no/photo.png"),
         (["--plot", "picture.txt"], "--plot must end in one of"),
     ],
 )

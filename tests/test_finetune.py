@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastconv
-from fastconv import _torchvision, classify, cli
+from fastconv import _torchvision, cli
 from fastconv.finetune import checkpoint, features, loop
 
 pytestmark = [
@@ -63,12 +63,8 @@ def assert_same(a, b):
     ],
     ids=lambda mode: mode[0],
 )
-def test_it_learns(folder, tmp_path, capsys, mode):
-    try:
-        pretrained = classify.find_weights(None)
-    except classify.ClassifyError as error:
-        pytest.skip(str(error))
-    options = ["--size", 64, "--batch", 8, "--weights", pretrained, "--no-augment"]
+def test_it_learns(folder, tmp_path, capsys, mode, pretrained_weights):
+    options = ["--size", 64, "--batch", 8, "--weights", pretrained_weights, "--no-augment"]
     assert run(folder, "--out", tmp_path, *options, "--mode", *mode) == 0
     history = json.loads((tmp_path / "history.json").read_text())
     assert max(line["accuracy"] for line in history) >= 0.9

@@ -86,7 +86,7 @@ def test_public_names():
         "linear",
     }
     others = {"cost", "nn", "models", "use_backend", "BackendError", "info", "__version__"}
-    models = {"swap", "restore", "fold", "graphed", "report", "summary"}
+    models = {"swap", "restore", "fold", "graphed", "report", "summary", "predict"}
     assert set(fastconv.__all__) == ops | models | others
     for name in set(fastconv.__all__) - {"__version__"}:
         assert getattr(fastconv, name).__doc__, f"fastconv.{name} needs a docstring"

@@ -14,6 +14,7 @@ from .ops import (
     pointwise_conv2d_pool,
     squeeze_excite,
 )
+from .predict import predict
 from .report import report
 from .summary import summary
 from .swap import fold, restore, swap
@@ -36,6 +37,7 @@ __all__ = [
     "nn",
     "pointwise_conv2d",
     "pointwise_conv2d_pool",
+    "predict",
     "report",
     "restore",
     "squeeze_excite",

@@ -31,6 +31,7 @@ def _run(arguments: argparse.Namespace) -> None:
     import torch
 
     from . import _plot, classify
+    from ._images import loaded
     from ._resolve import ResolveError
 
     _plot.check(arguments.plot)
@@ -47,12 +48,13 @@ def _run(arguments: argparse.Namespace) -> None:
         transforms = {name: transform(name) for name in names}
         if len(names) > 1:
             transforms["together"] = transform(*names)
-        photo = classify.open_photo(Path(arguments.photo or classify.demo_photos()[0]))
     except ValueError as error:
         text = str(error).removeprefix("augment: ")
         raise ResolveError(f"--{text}") from error
-    except classify.ClassifyError as error:
-        raise ResolveError(str(error).removeprefix("classify: ")) from error
+    try:
+        (photo,) = loaded([Path(arguments.photo or classify.demo_photos()[0])])
+    except (classify.ClassifyError, FileNotFoundError, ImportError, ValueError) as error:
+        raise ResolveError(str(error).partition(": ")[2]) from error
     if not names:
         raise ResolveError(f"--names must be of {', '.join(augment.NAMES)}, got none")
     center = transform()(photo)

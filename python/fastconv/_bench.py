@@ -18,6 +18,7 @@ from ._resolve import Network, ResolveError
 from ._table import print_table
 from ._timing import Contender, Timing
 from .nn._fused import FusedModule
+from .summary import input_channels
 
 OURS = "fastconv"
 RIVALS = {  # as the option names them, and as the table does
@@ -127,7 +128,8 @@ def bench(networks: Sequence[Network], options: Options, progress: Progress) -> 
 
 def _bench_one(network: Network, options: Options, progress: Progress) -> Result:
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(options.batch, 3, options.size, options.size, generator=generator)
+    shape = (options.batch, input_channels(network.module), options.size, options.size)
+    input = torch.randn(shape, generator=generator)
     input = input.to(getattr(torch, options.dtype))
     plain, expected = _plain_form(network, input.float())
     progress.task(f"{network.name}: preparing and checking", 1 + len(options.rivals))

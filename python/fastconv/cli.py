@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import _augment_command, _commands, classify
-from .finetune import command
+from . import _augment_command, _commands
+from .classify.command import add_parser as add_classify
+from .finetune.command import add_parser as add_finetune
 from .info import info
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ def _run_info(arguments: argparse.Namespace) -> int:
 
 _COMMANDS = (
     _add_info,
-    classify.add_parser,
+    add_classify,
     _commands.add_summary,
     _commands.add_report,
     _commands.add_bench,
-    command.add_parser,
+    add_finetune,
     _augment_command.add_parser,
 )
 

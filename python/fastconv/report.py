@@ -19,7 +19,7 @@ from .nn._fused import FusedModule, _is_hooked, has_global_hooks
 from .nn._parts import are_native, is_convolution, is_supported
 from .nn._train import train_limit
 from .nn._unit import TrainRow
-from .summary import summary
+from .summary import input_channels, summary
 
 _HEADER = (
     "<convolution",
@@ -198,8 +198,7 @@ def _default_size(model: nn.Module) -> tuple[int, ...]:
     config = getattr(model, "default_cfg", None)
     if isinstance(config, dict) and len(config.get("input_size", ())) == 3:
         return 1, *config["input_size"]
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return 1, 3 if first is None else first.in_channels, 224, 224
+    return 1, input_channels(model), 224, 224
 
 
 def _macs(model: nn.Module, size: tuple[int, ...]) -> dict[str, int] | None:

@@ -163,6 +163,12 @@ def summary(model: nn.Module, input_size: Sequence[int]) -> Summary:
     return Summary(type(model).__name__, size, dtype, rows, total)
 
 
+def input_channels(model: nn.Module) -> int:
+    """Of the images that a model takes, told by its first convolution; 3 if it has none."""
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
 def _checked_size(size: Any) -> tuple[int, ...]:
     numbers = tuple(size) if isinstance(size, Sequence) else ()
     if len(numbers) not in (3, 4) or not all(type(n) is int and n > 0 for n in numbers):

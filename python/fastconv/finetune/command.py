@@ -11,8 +11,8 @@ from typing import Any
 
 _DEFAULT_LR = {"head": 0.05, "last": 0.005, "all": 0.005}
 # Images have three channels, and the loss is that of one output.
-_BUILT_WITH: dict[str, dict[str, Any]] = {"lenet5": {"in_chans": 3}}
-_BUILT_WITH |= {name: {"aux_logits": False} for name in ("googlenet", "inception_v3")}
+BUILT_WITH: dict[str, dict[str, Any]] = {"lenet5": {"in_chans": 3}}
+BUILT_WITH |= {name: {"aux_logits": False} for name in ("googlenet", "inception_v3")}
 
 
 def add_parser(commands: Any) -> None:
@@ -223,7 +223,7 @@ def _network(arguments: argparse.Namespace, classes: int) -> tuple[Any, str]:
     from .. import models
     from .data import FinetuneError
 
-    model: Any = models.create_model(arguments.model, **_BUILT_WITH.get(arguments.model, {}))
+    model: Any = models.create_model(arguments.model, **BUILT_WITH.get(arguments.model, {}))
     if arguments.weights is not None:
         try:
             models.load_weights(model, arguments.weights)
@@ -313,7 +313,7 @@ def _finish(history: list[dict[str, float]], out: Path, name: str) -> None:
     else:
         print("no curve.png: pip install matplotlib", file=sys.stderr)
     count = len((out / "classes.txt").read_text(encoding="utf-8").splitlines())
-    more = "".join(f", {key}={value}" for key, value in _BUILT_WITH.get(name, {}).items())
+    more = "".join(f", {key}={value}" for key, value in BUILT_WITH.get(name, {}).items())
     print(
         f"best accuracy {max(line['accuracy'] for line in history):.4f}; the weights:\n"
         f"  fastconv.models.create_model({name!r}, num_classes={count}{more}, "

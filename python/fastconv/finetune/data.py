@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._images import MEAN, STD
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class FinetuneError(Exception):
@@ -184,7 +185,7 @@ class Dataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
         v2 = augment.v2
         picture = augment.compose(self._augmentations, self._size, strength=self._strength)
-        steps = [v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(_MEAN, _STD)]
+        steps = [v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(MEAN, STD)]
         return v2.Compose([picture, *steps])
 
     def __len__(self) -> int:

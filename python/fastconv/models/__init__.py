@@ -4,7 +4,7 @@ MobileNetV1, LeNet-5 and Network in Network are not in torchvision: the first ha
 """
 
 from ._basic_conv2d import BasicConv2d
-from ._builders import create_model, list_models
+from ._builders import create_model, image_size, list_models
 from ._features import FeatureNetwork
 from ._weights import load_weights
 from .alexnet import AlexNet, alexnet
@@ -76,6 +76,7 @@ __all__ = [
     "efficientnet_v2_m",
     "efficientnet_v2_s",
     "googlenet",
+    "image_size",
     "inception_v3",
     "lenet5",
     "list_models",

@@ -70,6 +70,23 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# Of the images that torchvision's weights are evaluated on; 224 for the others.
+_SIZES = {
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 288,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnet_b5": 456,
+    "efficientnet_b6": 528,
+    "efficientnet_b7": 600,
+    "efficientnet_v2_s": 384,
+    "efficientnet_v2_m": 480,
+    "efficientnet_v2_l": 480,
+    "inception_v3": 299,
+    "lenet5": 32,
+}
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """The names that :func:`create_model` knows, in alphabetical order.
 
@@ -78,6 +95,28 @@ def list_models(pattern: str = "*") -> list[str]:
         ['mobilenet_v1', 'mobilenet_v2', 'mobilenet_v3_large', 'mobilenet_v3_small']
     """
     return sorted(fnmatch.filter(_BUILDERS, pattern))
+
+
+def image_size(name: str) -> int:
+    """The height and width of the images that a network is made for; torchvision's crops.
+
+    Args:
+        name: one of :func:`list_models`
+
+    Raises:
+        ValueError: if there is no network of that name.
+
+    Example:
+        >>> fastconv.models.image_size("inception_v3")
+        299
+    """
+    _check_name("image_size", name)
+    return _SIZES.get(name, 224)
+
+
+def _check_name(who: str, name: str) -> None:
+    if name not in _BUILDERS:
+        raise ValueError(f"{who}: name must be one of {', '.join(list_models())}, got {name!r}")
 
 
 def create_model(
@@ -106,10 +145,7 @@ def create_model(
     Example:
         >>> model = fastconv.models.create_model("mobilenet_v2", num_classes=10)
     """
-    if name not in _BUILDERS:
-        raise ValueError(
-            f"create_model: name must be one of {', '.join(list_models())}, got {name!r}"
-        )
+    _check_name("create_model", name)
     if out_indices is not None and not features_only:
         raise ValueError(
             f"create_model: out_indices must be left out without features_only, got {out_indices!r}"
