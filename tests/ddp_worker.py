@@ -1,6 +1,7 @@
 """One of the processes of test_train_networks: trains a network on its share of the data, with the
 kernels or PyTorch, and writes its weights. Started by torchrun."""
 
+import os
 import sys
 
 import torch
@@ -40,7 +41,11 @@ def main(backend: str, path: str) -> None:
             optimizer.step()
     if rank == 0:
         torch.save(model.state_dict(), path)
+    dist.barrier()
     dist.destroy_process_group()
+    # PyTorch's threads that still wait for the interpreter when it ends abort the process.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ NETWORKS = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_
 def pretended_gpu(monkeypatch, native):
     monkeypatch.setattr(Tensor, "is_cuda", property(lambda tensor: True))
     monkeypatch.setattr(Tensor, "is_cpu", property(lambda tensor: False))
+    monkeypatch.setattr(backend, "has_bfloat16", True)  # whatever this CPU has
 
 
 def randomized(network: nn.Module) -> nn.Module:

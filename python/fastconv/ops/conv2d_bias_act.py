@@ -1,4 +1,4 @@
-"""Dense convolution of few channels with bias and activation: the stem of a network."""
+"""Dense convolution with bias and activation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,9 +28,11 @@ def conv2d_bias_act(
 ) -> Tensor:
     """Computes ``activation(conv2d(input) + bias)`` in one pass.
 
-    The kernel is made for the first layer of a network, with its three input channels. Native on
-    the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs as plain
-    PyTorch.
+    Native on the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs as
+    plain PyTorch. Windows of 3x3 with stride 1 and 16 to some hundred channels, in float32, are
+    computed by Winograd's minimal filtering, where the weights are kept packed: without a gradient.
+    Its rounding errors are up to twice those of the direct sum, and a value that is infinite or NaN
+    reaches all of the 4x4 outputs that are computed together.
 
     Args:
         input: (N, C, H, W)
@@ -56,7 +58,7 @@ def conv2d_bias_act(
         >>> fastconv.conv2d_bias_act(torch.randn(1, 3, 224, 224), weight, None, 2, 1).shape
         torch.Size([1, 32, 112, 112])
 
-    See :func:`torch.nn.functional.conv2d`.
+    See :func:`torch.nn.functional.conv2d`, https://arxiv.org/abs/1509.09308.
     """
     stride = common.size2(_NAME, "stride", stride, 1)
     dilation = common.size2(_NAME, "dilation", dilation, 1)
