@@ -28,11 +28,11 @@ def conv2d_bias_act(
 ) -> Tensor:
     """Computes ``activation(conv2d(input) + bias)`` in one pass.
 
-    Native on the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs as
-    plain PyTorch. Windows of 3x3 with stride 1 and 16 to some hundred channels, in float32, are
-    computed by Winograd's minimal filtering, where the weights are kept packed: without a gradient.
-    Its rounding errors are up to twice those of the direct sum, and a value that is infinite or NaN
-    reaches all of the 4x4 outputs that are computed together.
+    Native on the CPU with groups = 1 and dilation = 1, in any memory layout; everything else runs
+    as plain PyTorch. Windows of 3x3 with stride 1 and 16 to some hundred channels, in float32, are
+    computed by Winograd's minimal filtering where the weights are kept packed, that is, without a
+    gradient. Its rounding errors are up to twice those of the direct sum, and a value that is
+    infinite or NaN reaches all of the 4x4 outputs that are computed together.
 
     Args:
         input: (N, C, H, W)
