@@ -184,6 +184,19 @@ def _linear(n, c, k, *, bias=True) -> Case:
     return Case("linear", shapes, note=f"{n}x{c}to{k}" + ("" if bias else "-nobias"))
 
 
+# Dense convolutions for which Winograd's algorithm is taken: odd sizes, channels that are no whole
+# vectors, windows without padding, few tiles and many of them.
+WINOGRAD = [
+    _conv(1, 16, 1, 1, 16, 3, padding=1),
+    _conv(2, 33, 13, 10, 47, 3, padding=1, activation="silu"),
+    _conv(3, 24, 9, 6, 40, 3, padding=(0, 2), bias=False),
+    _conv(0, 16, 5, 5, 16, 3, padding=1),
+    _conv(1, 160, 7, 6, 36, 3, padding="same", activation="relu6"),
+    _conv(1, 17, 3, 3, 100, 3),
+    _conv(2, 64, 37, 30, 64, 3, padding=1, activation="relu", note="resnet50"),
+    _conv(1, 256, 14, 14, 256, 3, padding=1, activation="relu", note="resnet50-late"),
+]
+
 ALL_ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid")
 
 # The first case of an op is used wherever one must do: compile, opcheck, rejects.

@@ -14,7 +14,7 @@ from .assertions import (
     assert_partial_backward,
     assert_rejects,
 )
-from .cases import CASES, LAYOUTS, TINY, small
+from .cases import CASES, LAYOUTS, TINY, WINOGRAD, small
 
 OP = "conv2d_bias_act"
 
@@ -23,6 +23,34 @@ OP = "conv2d_bias_act"
 @pytest.mark.parametrize("case", CASES[OP], ids=str)
 def test_forward(any_backend, case, layout):
     assert_forward(case, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", WINOGRAD, ids=str)
+def test_winograd(native, case, layout):
+    assert_forward(case, layout)
+
+
+def test_winograd_does_not_depend_on_threads_and_batch(native):
+    case = next(case for case in WINOGRAD if case.note == "resnet50")
+    arguments = case.arguments()
+    threads = torch.get_num_threads()
+    with torch.no_grad():
+        expected = fastconv.conv2d_bias_act(**arguments)
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for index in range(2):
+                one = arguments | {"input": arguments["input"][index : index + 1]}
+                assert torch.equal(fastconv.conv2d_bias_act(**one), expected[index : index + 1])
+    torch.set_num_threads(threads)
+
+
+def test_winograd_is_taken_for_its_window_only(native):
+    pack = torch.ops.fastconv.pack_conv2d
+    filters = torch.randn(16, 16, 3, 3)
+    assert len(pack(filters, None, [1, 1])) > 4 * len(pack(filters, None, [2, 1]))
+    for other in (filters[:15], filters[:, :15], filters[:, :, :2], torch.randn(512, 512, 3, 3)):
+        assert len(pack(other, None, [1, 1])) == len(pack(other, None, [2, 2]))
 
 
 @pytest.mark.parametrize("case", small(OP), ids=str)
