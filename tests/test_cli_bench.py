@@ -208,7 +208,7 @@ def test_networks_that_cannot_be_timed(tmp_path, capsys):
     path = tmp_path / "model.pt"
     bench = ["bench", path, "--trust-file", *QUICK]
     for model, message in [
-        (nn.Conv2d(5, 4, 1), "must run on images of shape (1, 3, 32, 32), got: "),
+        (nn.Linear(5, 4), "must run on images of shape (1, 3, 32, 32), got: "),
         (Affine([1]), "must return one tensor, got a list"),
         (Affine(torch.zeros(1, 2)), "must have a finite output that is not all zero"),
     ]:

@@ -90,9 +90,12 @@ def train_limit(
     return None
 
 
-@torch.compiler.assume_constant_result
 def _gpu_trains(device: torch.device) -> bool:
     return has_triton(gpu_of(device))
+
+
+# What torch.compiler.assume_constant_result does, which imports the compiler.
+_gpu_trains._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _name(module: nn.Module | None) -> str:
