@@ -53,9 +53,9 @@ void test_pointwise(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k,
   const Floats residual = draw.maybe(draw.chance(), expected.value.size());
   expected = activate(add(expected, residual), activation);
 
-  PointwiseConv2dParams p{size[0],        size[1], size[2],   c,         expected.height,
-                          expected.width, k,       stride[0], stride[1], activation,
-                          nullptr,        nullptr, nullptr,   nullptr,   nullptr};
+  PointwiseConv2dParams p{
+      size[0],   size[1],    size[2], c,       expected.height, expected.width, k,       stride[0],
+      stride[1], activation, nullptr, nullptr, nullptr,         nullptr,        nullptr, 0};
   const std::string what = text(describe(image), "outputs", k, describe(s), describe(activation),
                                 "scale", !scale.empty(), "residual", !residual.empty());
   check("pointwise_conv2d", what, expected,
@@ -85,8 +85,8 @@ void test_nan(Draw& draw) {
       const Elements elements(level, input);
       Elements output(level, Floats(kPixels * kOutputs));
       const PointwiseConv2dParams p{
-          1, 1,          kPixels,         kDepth,        1,       kPixels, kOutputs,     1,
-          1, activation, elements.data(), packed.data(), nullptr, nullptr, output.data()};
+          1, 1,          kPixels,         kDepth,        1,       kPixels, kOutputs,      1,
+          1, activation, elements.data(), packed.data(), nullptr, nullptr, output.data(), 0};
       level.table->pointwise_conv2d(p, kAlone);
       const Floats got = output.floats();
       bool right = true;
@@ -152,7 +152,7 @@ void test_conv2d(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k, con
   const Activation activation = draw.activation();
   const int64_t taps = s.kernel_height * s.kernel_width;
   const Floats weight = draw.floats(k * c * taps), bias = draw.maybe(draw.chance(), k);
-  Map expected = convolve(image, weight, bias, k, 1, s);
+  Map expected = as_computed(convolve(image, weight, bias, k, 1, s), c, s);
   const Floats residual = draw.maybe(draw.chance(), expected.value.size());
   expected = activate(add(expected, residual), activation);
 
@@ -178,7 +178,8 @@ void test_conv2d(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k, con
                         nullptr,
                         false,
                         nullptr,
-                        nullptr};
+                        nullptr,
+                        0};
   const std::string what = text(describe(image), in.name, "outputs", k, describe(s),
                                 describe(activation), "residual", !residual.empty());
   check("conv2d_bias_act", what, expected,

@@ -109,7 +109,8 @@ class Chain {
     const Activation activation = draw_.activation();
     SequentialStep step =
         begin(StepKind::kConv2dBiasAct, {Part(draw_, out, c, s.kernel_height, s.kernel_width)});
-    map_ = activate(with_residual(convolve(in, part(0), out, 1, s)), activation);
+    map_ = as_computed(convolve(in, part(0), out, 1, s), c, s);
+    map_ = activate(with_residual(std::move(map_)), activation);
     step.conv2d_bias_act = {0,
                             in.height,
                             in.width,
