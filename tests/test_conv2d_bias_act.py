@@ -35,14 +35,17 @@ def test_winograd_does_not_depend_on_threads_and_batch(native):
     case = next(case for case in WINOGRAD if case.note == "resnet50")
     arguments = case.arguments()
     threads = torch.get_num_threads()
-    with torch.no_grad():
-        expected = fastconv.conv2d_bias_act(**arguments)
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            for index in range(2):
-                one = arguments | {"input": arguments["input"][index : index + 1]}
-                assert torch.equal(fastconv.conv2d_bias_act(**one), expected[index : index + 1])
-    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            expected = fastconv.conv2d_bias_act(**arguments)
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                for index in range(2):
+                    one = arguments | {"input": arguments["input"][index : index + 1]}
+                    output = fastconv.conv2d_bias_act(**one)
+                    assert torch.equal(output, expected[index : index + 1])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_winograd_is_taken_for_its_window_only(native):

@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastconv import models
 from fastconv.activation import CODES
 from fastconv.nn import Conv2dNormAct
 from fastconv.nn._graph import INPUT, Graph, native_average_pool, native_max_pool, native_module
 from fastconv.ops._sequential import StepKind
+
+from .test_nn import Calls
 
 NORM = {"norm_layer": nn.BatchNorm2d, "activation_layer": nn.ReLU}
 
@@ -75,6 +78,7 @@ def test_forward(native, make, batch):
         parts = make(False)
         plain = parts.native()
         assert plain.packed is None
+        assert packed.packed is not None  # one native call
         assert packed.steps == plain.steps
         for size in ((13, 9), (7, 16)):
             input = torch.randn(batch, 24, *size)
@@ -82,10 +86,12 @@ def test_forward(native, make, batch):
             for given in (input, input.to(memory_format=torch.channels_last)):
                 outputs = []
                 threads = torch.get_num_threads()
-                for count in (1, 2, 3):
-                    torch.set_num_threads(count)
-                    outputs.append(packed.run()(given))
-                torch.set_num_threads(threads)
+                try:
+                    for count in (1, 2, 3):
+                        torch.set_num_threads(count)
+                        outputs.append(packed.run()(given))
+                finally:
+                    torch.set_num_threads(threads)
                 assert outputs[0].is_contiguous(memory_format=torch.channels_last)
                 assert all(torch.equal(output, outputs[0]) for output in outputs)
                 torch.testing.assert_close(outputs[0], expected, rtol=1e-4, atol=1e-4)
@@ -166,3 +172,11 @@ def test_a_residual_s_activation_is_that_of_the_step():
     (step,) = graph.native().steps
     assert (step.kind, step.residual) == (StepKind.CONV2D_BIAS_ACT, 1)
     assert step.out_activation == CODES["relu"]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "googlenet", "inception_v3"])
+def test_classic_networks_are_one_call(native, name):
+    model = models.create_model(name, num_classes=5).eval()
+    with torch.no_grad(), Calls() as calls:
+        model(torch.randn(1, 3, 96, 96))
+    assert calls.names == ["sequential"]

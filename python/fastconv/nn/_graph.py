@@ -43,9 +43,10 @@ class Graph:
         self._complete = True
 
     def add(self, native: Native | None, source: int, joins: int | None = None) -> int:
-        """One more; None where there is no native form makes the whole graph None.
+        """One more.
 
         Args:
+            native: None, for what has no native form, makes the whole graph None
             source: the map that it reads: INPUT, or what add returned
             joins: the map behind whose channels it writes, not read until then; None for one of
                 its own
