@@ -3,6 +3,7 @@
 import copy
 import io
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -359,11 +360,11 @@ def _step(model, input, target):
     return F.cross_entropy(model(input), target)
 
 
-def _small(p: float = 0.0) -> nn.Module:
+def _small(p: float = 0.0, **activation: Any) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        Conv2dNormAct(3, 16, 3, 2),
-        InvertedResidual(16, 16, 1, 3),
+        Conv2dNormAct(3, 16, 3, 2, **activation),
+        InvertedResidual(16, 16, 1, 3, **activation),
         MBConv(16, 48, 24, stride=2, squeeze_excite=lambda mid: SqueezeExcite(mid, 8)),
         MBConv(24, 48, 24, stochastic_depth_prob=p),
         nn.AdaptiveAvgPool2d(1),
@@ -388,7 +389,7 @@ def test_compile_a_step_without_graph_breaks():
 
 
 def _losses(backend_name, dtype):
-    model = _small().to(dtype)
+    model = _small(activation_layer=nn.SiLU).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), 0.02, momentum=0.9, weight_decay=1e-4)
     generator = torch.Generator().manual_seed(2)
     means = torch.randn(5, 3, 1, 1, generator=generator)
@@ -416,9 +417,9 @@ def test_fifty_steps_are_pytorch_s():
     ours, right = _losses("native", torch.float32)
     theirs, expected = _losses("reference", torch.float32)
     truth, _ = _losses("reference", torch.float64)
-    # Rounding grows along the way, for both: with every value that falls on the other side of a
-    # bend of an activation, which one of two runs may do and the other not.
-    assert (ours - truth).abs().max() <= 10 * (theirs - truth).abs().max() + 1e-2
+    # Rounding grows along the way, for both. Hardly an activation has a bend, on whose other side
+    # one of two runs may fall.
+    assert (ours - truth).abs().max() <= 10 * (theirs - truth).abs().max() + 1e-3
     torch.testing.assert_close(ours[:20], theirs[:20], rtol=1e-4, atol=1e-5)
     assert ours[-1] < 0.2 * ours[0]
     assert right == expected
