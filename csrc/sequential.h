@@ -32,7 +32,7 @@ constexpr int64_t kStepKinds = 10;
 // Map 0 is the chain's input, map i + 1 what step i writes first.
 constexpr int64_t kNoMap = -1;
 // Buffers for the maps that are needed at the same time.
-constexpr int64_t kMapSlots = 4;
+constexpr int64_t kMapSlots = 5;
 
 // One op: sizes and weights. Batch, input, output and residual are set when it runs.
 struct SequentialStep {

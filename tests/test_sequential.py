@@ -230,13 +230,13 @@ def _changed(step, field, value):
             lambda: _weights(8),
             "a step that joins another must",
         ),
-        (  # five maps wait for the end
+        (  # six maps wait for the end
             [
-                *itertools.chain(*(MAX_POOL._replace(source=i).numbers() for i in range(5))),
-                *POINTWISE._replace(out_channels=4, source=4).numbers() * 4,
+                *itertools.chain(*(MAX_POOL._replace(source=i).numbers() for i in range(6))),
+                *POINTWISE._replace(out_channels=4, source=5).numbers() * 5,
             ],
-            lambda: torch.cat([_weights(4)] * 4),
-            "steps must need at most 4 maps at the same time",
+            lambda: torch.cat([_weights(4)] * 5),
+            "steps must need at most 5 maps at the same time",
         ),
     ],
 )

@@ -29,7 +29,7 @@ struct KernelTable {
                         float* packed);
   void (*pack_depthwise)(const float* weight, int64_t channels, int64_t taps, const float* bias,
                          float* packed);
-  void (*pointwise_conv2d)(const PointwiseConv2dParams&, const Threads&);
+  void (*pointwise_conv2d)(const PointwiseConv2dParams* parts, int64_t count, const Threads&);
   void (*depthwise_conv2d)(const DepthwiseConv2dParams&, const Threads&);
   void (*inverted_residual)(const InvertedResidualParams&, const Threads&);
   void (*squeeze_excite)(const SqueezeExciteConv2dParams&, const Threads&);

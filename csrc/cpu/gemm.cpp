@@ -1,6 +1,7 @@
 #include "gemm.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "../parallel.h"
@@ -15,6 +16,10 @@ namespace {
 constexpr int kMaxPanel = kRegisters == 32 ? 4 : 3;
 
 constexpr int max_rows(int nv) {
+#if defined(FASTCONV_ISA_WIDE)
+  // The same tiles, less high: a compiler that has no such vectors takes minutes for each of them.
+  return nv == 4 ? 2 : nv == 3 ? 3 : 4;
+#endif
   if (kRegisters == 32) return nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 14;
   return nv == 3 ? 4 : nv == 2 ? 6 : 8;
 }
@@ -25,7 +30,8 @@ constexpr int max_rows(int nv) {
 int64_t best_rows(int nv, int64_t steps, bool half) {
   constexpr int64_t kShort = 32;
   if (kHasHalf && half && nv == 2) return 4;
-  if (kRegisters == 32 && steps <= kShort && nv >= 3) return nv == 4 ? 4 : 5;
+  if (kRegisters == 32 && steps <= kShort && nv >= 3)
+    return std::min(nv == 4 ? 4 : 5, max_rows(nv));
   return max_rows(nv);
 }
 
@@ -45,6 +51,22 @@ constexpr BroadcastLast kBroadcastLast;
 constexpr Broadcast kBroadcastLast;
 #endif
 
+// Where the pixels of a tile are: equally far from each other, or anywhere.
+struct EqualRows {
+  FASTCONV_INLINE const Element* operator()(int i) const { return first + i * row; }
+  FASTCONV_INLINE void advance(int64_t elements) { first += elements; }
+  const Element* first;
+  int64_t row;
+};
+template <int MR>
+struct AnyRows {
+  FASTCONV_INLINE const Element* operator()(int i) const { return rows[i]; }
+  FASTCONV_INLINE void advance(int64_t elements) {
+    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) rows[i] += elements;
+  }
+  const Element* rows[MR];
+};
+
 // Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
 // unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
 // % of peak; unrolled by 8, 64-97 %). In a copy of the accumulators, which nothing else points to:
@@ -53,8 +75,8 @@ constexpr Broadcast kBroadcastLast;
 // On NEON gcc makes of a broadcast and its FMAs a scalar load and FMAs by lane: 6x4 takes 36
 // instructions a k, of which 24 are FMAs, 2 paired loads of B and 6 loads of A. Whole vectors of A,
 // four k at a time, would not fit: 24 + 4 + 6 registers.
-template <int MR, int NV>
-FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t length, const float* b,
+template <int MR, int NV, class Rows>
+FASTCONV_INLINE const float* multiply(const Rows a, int64_t length, const float* b,
                                       Vec (&acc)[MR * NV]) {
   Vec sum[MR * NV];
   FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) sum[i] = acc[i];
@@ -62,7 +84,7 @@ FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t len
     Vec bv[NV];
     FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      const Vec av = broadcast(a + i * row + k);
+      const Vec av = broadcast(a(i) + k);
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) sum[i * NV + j] =
           vdot(av, bv[j], sum[i * NV + j]);
     }
@@ -94,8 +116,7 @@ struct HalfTile {
     }
   }
 
-  FASTCONV_INLINE const float* multiply(const Element* a, int64_t row, int64_t length,
-                                        const float* b) {
+  FASTCONV_INLINE const float* multiply(const EqualRows a, int64_t length, const float* b) {
     const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
       Vec bv[NV];
       Half bh[kHalves];
@@ -104,12 +125,12 @@ struct HalfTile {
           vload_half(b + kWhole * kW + j * (kW / 2));
       FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
         if constexpr (kWhole > 0) {
-          const Vec av = broadcast(a + i * row + k);
+          const Vec av = broadcast(a(i) + k);
           FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) whole[i * NV + j] =
               vdot(av, bv[j], whole[i * NV + j]);
           halves[i] = vdot(vlow(av), bh[0], halves[i]);
         } else {
-          const Half av = broadcast.half(a + i * row + k);
+          const Half av = broadcast.half(a(i) + k);
           FASTCONV_UNROLL for (int j = 0; j < kHalves; ++j) halves[i * kHalves + j] =
               vdot(av, bh[j], halves[i * kHalves + j]);
         }
@@ -178,6 +199,14 @@ FASTCONV_INLINE void prefetch_next(Column& s) {
   s.ahead.next();
 }
 
+// Not a part of every tile: with 24 registers and four kinds of tile it would be most of the code.
+__attribute__((noinline)) void activate_vectors(Activation kind, Vec* x, int count) {
+  constexpr int kTogether = 4;
+  int i = 0;
+  for (; i + kTogether <= count; i += kTogether) activate_registers<kTogether>(kind, x + i);
+  for (; i < count; ++i) activate_registers<1>(kind, x + i);
+}
+
 template <int MR, int NV, class T>
 FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
                                 Vec (&acc)[MR * NV]) {
@@ -198,7 +227,10 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
       acc[i] = clamp(acc[i], vset(s.bounds.low), vset(s.bounds.high));
     }
   } else {
-    activate_registers<MR * NV>(s.epilogue.activation, acc);
+    Vec values[MR * NV];
+    FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) values[i] = acc[i];
+    activate_vectors(s.epilogue.activation, values, MR * NV);
+    FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = values[i];
   }
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
     FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j)
@@ -213,8 +245,8 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
 }
 
 // kPlain: whole vectors, a clamp, no residual; the epilogue is then as short as the stores. kHalf:
-// at most half of the last vector exists.
-enum TileKind { kAny, kPlain, kHalf };
+// at most half of the last vector exists. kOffsets: the pixels are not equally far from each other.
+enum TileKind { kAny, kPlain, kHalf, kOffsets };
 
 // Activation and store of a tile, to elements or floats.
 template <int MR, int NV, TileKind kKind, class T>
@@ -226,7 +258,10 @@ FASTCONV_INLINE void finish(const Column& s, int64_t m, T* data, Vec (&acc)[MR *
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = data + (m + i) * s.c.row;
   }
   if (kKind == kPlain) {
-    const Vec low = vset(s.bounds.low), high = vset(s.bounds.high);
+    // Read here: held in a register through the product, they would push an accumulator out.
+    ActivationBounds bounds = s.bounds;
+    asm volatile("" : "+m"(bounds));
+    const Vec low = vset(bounds.low), high = vset(bounds.high);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
         vstore(out[i] + j * s.c.vector, clamp(acc[i * NV + j], low, high));
@@ -254,27 +289,31 @@ FASTCONV_INLINE void tile(Column& s, int64_t m) {
     const Vec bias = vload(s.panel + j * kW);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) acc[i * NV + j] = bias;
   }
-  const Element* a = s.a.data + m * s.a.row;
+  std::conditional_t<kKind == kOffsets, AnyRows<MR>, EqualRows> a;
+  if constexpr (kKind == kOffsets) {
+    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) a.rows[i] = s.a.data + s.a.offsets[m + i];
+  } else {
+    a = {s.a.data + m * s.a.row, s.a.row};
+  }
   const float* b = s.panel + NV * kW;
   const auto each_segment = [&](const auto& multiply_segment) {
     int64_t left = s.a.depth;
     for (; left > s.a.segment_length; left -= s.a.segment_length) {
       prefetch_next(s);
       b = multiply_segment(s.a.segment_length);
-      a += s.a.segment;
+      a.advance(s.a.segment);
     }
     prefetch_next(s);
     multiply_segment(left);
   };
   if constexpr (kKind == kHalf) {
     HalfTile<MR, NV> half(acc);
-    each_segment([&](int64_t length) __attribute__((always_inline)) {
-      return half.multiply(a, s.a.row, length, b);
-    });
+    each_segment([&](int64_t length)
+                     __attribute__((always_inline)) { return half.multiply(a, length, b); });
     half.store(acc);
   } else {
     each_segment([&](int64_t length) __attribute__((always_inline)) {
-      return multiply<MR, NV>(a, s.a.row, length, b, acc);
+      return multiply<MR, NV>(a, length, b, acc);
     });
   }
   with_output(s.c, [&](auto* data)
@@ -286,7 +325,9 @@ template <int MR, int NV>
 void tile_column(const Column& shared, int64_t m, int64_t tiles) {
   Column s = shared;
   const int64_t last_lanes = s.lanes - (NV - 1) * kW;
-  if (kHasHalf && last_lanes <= kW / 2) {
+  if (s.a.offsets != nullptr) {
+    for (int64_t t = 0; t < tiles; ++t) tile<MR, NV, kOffsets>(s, m + t * MR);
+  } else if (kHasHalf && last_lanes <= kW / 2) {
     for (int64_t t = 0; t < tiles; ++t) tile<MR, NV, kHalf>(s, m + t * MR);
   } else if (s.epilogue.residual == nullptr && s.bounds.is_clamp && last_lanes >= kW) {
     for (int64_t t = 0; t < tiles; ++t) tile<MR, NV, kPlain>(s, m + t * MR);
@@ -323,7 +364,7 @@ void vector_tile(const Column& s) {
   }
   Vec first[NV];
   FASTCONV_UNROLL for (int j = 0; j < NV; ++j) first[j] = acc[j];
-  multiply<1, NV>(a + k, 0, s.a.depth - k, b, first);
+  multiply<1, NV>(EqualRows{a + k, 0}, s.a.depth - k, b, first);
   Vec sum[NV];
   FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
     sum[j] = vadd(vadd(first[j], acc[NV + j]), vadd(acc[2 * NV + j], acc[3 * NV + j]));
@@ -466,8 +507,12 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
   // A pixel-major A is cut into segments as well: they pace the prefetching.
   constexpr int64_t kSegment = 32 * kStep;
   const bool one_segment = a.segment_length >= a.depth;
-  const GemmA cut{a.data, a.row, one_segment ? kSegment : a.segment_length,
-                  one_segment ? kSegment : a.segment, a.depth};
+  const GemmA cut{a.data,
+                  a.row,
+                  one_segment ? kSegment : a.segment_length,
+                  one_segment ? kSegment : a.segment,
+                  a.depth,
+                  a.offsets};
   const int64_t steps = cut.steps();
   Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, steps, {}, {}};
   const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };

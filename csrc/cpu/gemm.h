@@ -15,9 +15,9 @@
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 
-// A: pixel m, channel k at data[m * row + (k / segment_length) * segment + k % segment_length], k <
-// depth. A pixel-major (NHWC) matrix is one segment; channel planes are segments of kW; a dense
-// kernel's rows are segments too.
+// A: pixel m, channel k at data[(offsets ? offsets[m] : m * row) + (k / segment_length) * segment +
+// k % segment_length], k < depth. A pixel-major (NHWC) matrix is one segment; channel planes are
+// segments of kW; a dense kernel's rows are segments too.
 struct GemmA {
   int64_t steps() const {
     const int64_t whole = depth / segment_length, rest = depth % segment_length;
@@ -29,6 +29,7 @@ struct GemmA {
   int64_t segment_length;
   int64_t segment;
   int64_t depth;
+  const int32_t* offsets = nullptr;
 };
 
 // C: pixel m, vector v of output channels at data[(offsets ? offsets[m] : m * row) + (v -

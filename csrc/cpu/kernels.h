@@ -9,7 +9,8 @@
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 
-void pointwise_conv2d(const PointwiseConv2dParams& p, const Threads& threads);
+// Convolutions that differ in their weights, activations, residuals and outputs only.
+void pointwise_conv2d(const PointwiseConv2dParams* parts, int64_t count, const Threads& threads);
 void depthwise_conv2d(const DepthwiseConv2dParams& p, const Threads& threads);
 void inverted_residual(const InvertedResidualParams& p, const Threads& threads);
 void squeeze_excite(const SqueezeExciteConv2dParams& p, const Threads& threads);

@@ -25,6 +25,7 @@ enum class Scratch : int {
   kOtherMaps,
   kThirdMaps,
   kFourthMaps,
+  kFifthMaps,
   kJointMaps,  // of a group of images, where they join
   kFeatures,   // of the whole batch
   kCount

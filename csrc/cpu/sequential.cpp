@@ -2,7 +2,7 @@
 // through the ops, alone where its maps are large, in a group where the weights are the larger part
 // and are then read once for all of it. Memory moved: the input, the weights once a group, the
 // output. What images are left when each thread has as many go through one by one, all threads
-// sharing every op.
+// sharing every op. 1x1 convolutions side by side read their input together.
 #include "../sequential.h"
 
 #include <algorithm>
@@ -16,13 +16,15 @@
 namespace fastconv {
 namespace {
 
+constexpr int64_t kMostSideBySide = 4;
+
 // [begin, end) of the steps.
 struct Steps {
   int64_t begin, end;
 };
 
 constexpr Scratch kSlots[kMapSlots] = {Scratch::kMaps, Scratch::kOtherMaps, Scratch::kThirdMaps,
-                                       Scratch::kFourthMaps};
+                                       Scratch::kFourthMaps, Scratch::kFifthMaps};
 
 char* buffer(Scratch purpose, int64_t bytes) {
   return static_cast<char*>(scratch(purpose, static_cast<std::size_t>(bytes)));
@@ -63,7 +65,9 @@ struct Chain {
       case StepKind::kPointwise: {
         PointwiseConv2dParams q = step.pointwise;
         q.residual = residual;
-        return run_kernel(q, table.pointwise_conv2d);
+        return run_kernel(q, [&](const PointwiseConv2dParams& own, const Threads& all) {
+          table.pointwise_conv2d(&own, 1, all);
+        });
       }
       case StepKind::kDepthwise:
         return run_kernel(step.depthwise, table.depthwise_conv2d);
@@ -91,6 +95,36 @@ struct Chain {
       case StepKind::kMean:
         return run_kernel(step.window, table.average_pool);
     }
+  }
+
+  // How many steps from the i-th on are 1x1 convolutions of the same pixels, to run as one. Without
+  // residuals: the room of one that is read for the last time can be another's output.
+  int64_t side_by_side(int64_t i, int64_t end) const {
+    const SequentialStep& first = p.steps[i];
+    const auto alike = [&](const SequentialStep& step) {
+      return step.kind == StepKind::kPointwise && step.residual == kNoMap &&
+             step.input == first.input &&
+             step.pointwise.stride_height == first.pointwise.stride_height &&
+             step.pointwise.stride_width == first.pointwise.stride_width;
+    };
+    int64_t count = 0;
+    while (count < kMostSideBySide && i + count < end && alike(p.steps[i + count])) ++count;
+    return std::max<int64_t>(1, count);
+  }
+
+  // Steps [i, i + count), which are side_by_side.
+  template <class Output>
+  void run_side_by_side(int64_t i, int64_t count, int64_t batch, const char* input,
+                        const Output& output, const Threads& threads) const {
+    PointwiseConv2dParams parts[kMostSideBySide];
+    for (int64_t j = 0; j < count; ++j) {
+      const SequentialStep& step = p.steps[i + j];
+      parts[j] = step.pointwise;
+      parts[j].batch = batch;
+      parts[j].input = input;
+      parts[j].output = output(step) + bytes(step.out_begin);
+    }
+    table.pointwise_conv2d(parts, count, threads);
   }
 
   // What of the next step's weights is worth asking for while this one runs. Most of what L2 holds
@@ -190,14 +224,20 @@ struct Chain {
       if (map == kNoMap) return nullptr;
       return map == before ? input : maps[p.steps[map - 1].slot];
     };
-    for (int64_t i = first; i < steps.end; ++i) {
+    const auto to = [&](const SequentialStep& step) {
+      return step.output == last ? output : maps[p.steps[step.output - 1].slot];
+    };
+    for (int64_t i = first; i < steps.end;) {
       const SequentialStep& step = p.steps[i];
-      char* to = step.output == last ? output : maps[p.steps[step.output - 1].slot];
+      const int64_t count = side_by_side(i, steps.end);
       if (i > steps.begin && i == first) {
-        run_banded(input, to, threads);
+        run_banded(input, to(step), threads);
+      } else if (count > 1) {
+        run_side_by_side(i, count, batch, at(step.input), to, threads);
       } else {
-        run_step(step, batch, at(step.input), at(step.residual), to, threads);
+        run_step(step, batch, at(step.input), at(step.residual), to(step), threads);
       }
+      i += count;
     }
   }
 

@@ -45,7 +45,7 @@ Tensor pointwise_conv2d_cpu(const Tensor& input, const Tensor& weight, const Opt
   p.residual = data_or_null(dense_residual);
   p.input_scale = data_or_null(dense_scale);
   p.output = mutable_data(output);
-  image.kernels.pointwise_conv2d(p, torch_threads());
+  image.kernels.pointwise_conv2d(&p, 1, torch_threads());
   return output;
 }
 

@@ -1,5 +1,6 @@
 // The ops of one convolution, and the packing of their weights.
 #include "cases.h"
+#include "csrc/cpu/plan.h"
 
 namespace fastconv::test {
 namespace {
@@ -68,8 +69,58 @@ void test_pointwise(Draw& draw, const int64_t (&size)[3], int64_t c, int64_t k,
           const Elements residuals(level, residual), scales(level, scale);
           p.residual = residuals.data();
           p.input_scale = scales.data();
-          level.table->pointwise_conv2d(p, threads);
+          level.table->pointwise_conv2d(&p, 1, threads);
         });
+}
+
+// Several on one input, each into some channels of one map; weights that L2 does not hold, too.
+void test_side_by_side(Draw& draw, int64_t pixels, int64_t c, std::vector<int64_t> outputs) {
+  Floats input;
+  const Map image = draw_map(draw, 1, pixels, 2, c, &input);
+  int64_t row = 0;
+  for (const int64_t k : outputs) row += k;
+  Map expected(1, pixels, 2, row, Floats(2 * pixels * row));
+  std::vector<Floats> weights, biases;
+  std::vector<PointwiseConv2dParams> parts;
+  int64_t first = 0;
+  for (const int64_t k : outputs) {
+    weights.push_back(draw.floats(k * c));
+    biases.push_back(draw.maybe(draw.chance(), k));
+    PointwiseConv2dParams p{};
+    p.batch = p.stride_height = p.stride_width = 1;
+    p.height = p.out_height = pixels;
+    p.width = p.out_width = 2;
+    p.in_channels = c;
+    p.out_channels = k;
+    p.out_row = row;
+    p.activation = draw.activation();
+    parts.push_back(p);
+    const Window window_1x1 = window({1, 1}, {1, 1}, {1, 1});
+    const Map part =
+        activate(convolve(image, weights.back(), biases.back(), k, 1, window_1x1), p.activation);
+    for (int64_t m = 0; m < 2 * pixels; ++m) {
+      for (int64_t j = 0; j < k; ++j) {
+        expected.value[m * row + first + j] = part.value[m * k + j];
+        expected.magnitude[m * row + first + j] = part.magnitude[m * k + j];
+      }
+    }
+    first += k;
+  }
+  check(
+      "pointwise_conv2d", text(describe(image), "side by side", outputs.size()), expected,
+      [&](const Level& level, const Threads& threads, void* output) {
+        const Elements elements(level, input);
+        std::vector<Floats> packed;
+        int64_t channel = 0;
+        for (std::size_t i = 0; i < parts.size(); ++i) {
+          packed.push_back(pack_pointwise(level, weights[i], parts[i].out_channels, c, biases[i]));
+          parts[i].input = elements.data();
+          parts[i].output = static_cast<char*>(output) + channel * element_bytes(level.table->type);
+          channel += parts[i].out_channels;
+        }
+        for (std::size_t i = 0; i < parts.size(); ++i) parts[i].packed = packed[i].data();
+        level.table->pointwise_conv2d(parts.data(), static_cast<int64_t>(parts.size()), threads);
+      });
 }
 
 // NaN in one pixel stays NaN there, whatever the activation, and reaches no other pixel.
@@ -87,7 +138,7 @@ void test_nan(Draw& draw) {
       const PointwiseConv2dParams p{
           1, 1,          kPixels,         kDepth,        1,       kPixels, kOutputs,      1,
           1, activation, elements.data(), packed.data(), nullptr, nullptr, output.data(), 0};
-      level.table->pointwise_conv2d(p, kAlone);
+      level.table->pointwise_conv2d(&p, 1, kAlone);
       const Floats got = output.floats();
       bool right = true;
       for (std::size_t at = 0; at < got.size(); ++at)
@@ -276,6 +327,21 @@ void test_convolutions(Draw& draw) {
   for (int64_t pixels = 1; pixels <= 64; ++pixels)
     test_pointwise(draw, {1, 1, pixels}, 5, 65, {1, 1});
   test_linear(draw, 1, 1280, 1000);
+  // Weights that L2 does not hold, on several blocks of pixels, a stride's, and hardly any.
+  const int64_t l2_floats = cache_sizes().l2 / 4;
+  test_pointwise(draw, {1, 31, 10}, l2_floats / 300, 160, {1, 1});
+  test_pointwise(draw, {2, 9, 14}, l2_floats / 300, 170, {2, 2});
+  test_pointwise(draw, {1, 3, 3}, l2_floats / 300, 170, {1, 1});
+  test_side_by_side(draw, 9, 24, {17, 8, 33, 1});
+  test_side_by_side(draw, 90, 33, {16, 100});
+  test_side_by_side(draw, 40, l2_floats / 300, {40, 130, 7});
+  // The same for dense kernels: narrow maps, whose rows are one matrix, and wide ones.
+  const Window same{3, 3, 1, 1, 1, 1, 1, 1, 1, 1}, halving{3, 3, 2, 2, 1, 1, 1, 1, 1, 1};
+  const int64_t outputs = std::max<int64_t>(160, l2_floats / 900);
+  test_conv2d(draw, {1, 7, 7}, 160, outputs, halving);
+  test_conv2d(draw, {2, 9, 15}, 160, outputs, halving);
+  test_conv2d(draw, {1, 5, 9}, 1000, std::max<int64_t>(140, l2_floats / 9000), same);
+  test_conv2d(draw, {1, 9, 37}, 160, outputs, halving);
 }
 
 }  // namespace fastconv::test
