@@ -11,12 +11,14 @@ extern const KernelTable table;
 namespace avx2 {
 extern const KernelTable table;
 }
+#if !defined(FASTCONV_WITHOUT_AVX512)
 namespace avx512 {
 extern const KernelTable table;
 }
 namespace avx512_bf16 {
 extern const KernelTable table;
 }
+#endif
 #elif defined(__aarch64__)
 namespace neon {
 extern const KernelTable table;
@@ -30,15 +32,17 @@ std::atomic<const KernelTable*> selected{nullptr};
 const KernelTable* kernels_of(Isa isa, DataType type) {
   if (!isa_supported(isa)) return nullptr;
   if (type == DataType::kBfloat16) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FASTCONV_WITHOUT_AVX512)
     if (isa == Isa::kAvx512 && cpu_features().avx512bf16) return &avx512_bf16::table;
 #endif
     return nullptr;
   }
   switch (isa) {
 #if defined(__x86_64__)
+#if !defined(FASTCONV_WITHOUT_AVX512)
     case Isa::kAvx512:
       return &avx512::table;
+#endif
     case Isa::kAvx2:
       return &avx2::table;
 #elif defined(__aarch64__)

@@ -80,6 +80,9 @@ bool isa_supported(Isa isa) {
     case Isa::kAvx2:
       return avx2;
     case Isa::kAvx512:
+#if defined(FASTCONV_WITHOUT_AVX512)
+      return false;
+#endif
       return avx2 && f.avx512f && f.avx512bw && f.avx512dq && f.avx512vl;
     case Isa::kNeon:
       return f.neon;
