@@ -180,3 +180,12 @@ def test_classic_networks_are_one_call(native, name):
     with torch.no_grad(), Calls() as calls:
         model(torch.randn(1, 3, 96, 96))
     assert calls.names == ["sequential"]
+
+
+def test_branches_read_their_input_together():
+    """The 1x1 convolutions of an Inception block are steps side by side on one map."""
+    block = models.Inception(24, 8, 16, 24, 8, 16, 8).eval()
+    with torch.no_grad():
+        steps = block.form(False).steps
+    assert [step.kind for step in steps[:3]] == [StepKind.POINTWISE] * 3
+    assert [step.source for step in steps[:3]] == [0, 1, 2]
