@@ -116,5 +116,22 @@ FASTCONV_INLINE void activate_registers(Activation kind, Vec* x) {
 #undef FASTCONV_ACTIVATE_CASE
 }
 
+inline __attribute__((noinline)) void activate_vectors(Activation kind, Vec* x, int count) {
+  constexpr int kTogether = 4;
+  int i = 0;
+  for (; i + kTogether <= count; i += kTogether) activate_registers<kTogether>(kind, x + i);
+  for (; i < count; ++i) activate_registers<1>(kind, x + i);
+}
+
+// The same by a call: as a part of each of some hundred tiles it would be most of the code. In a
+// copy, so that the tile itself may stay in registers.
+template <int kCount>
+FASTCONV_INLINE void activate_tile(Activation kind, Vec (&x)[kCount]) {
+  Vec values[kCount];
+  FASTCONV_UNROLL for (int i = 0; i < kCount; ++i) values[i] = x[i];
+  activate_vectors(kind, values, kCount);
+  FASTCONV_UNROLL for (int i = 0; i < kCount; ++i) x[i] = values[i];
+}
+
 }  // namespace FASTCONV_ISA_NAMESPACE
 }  // namespace fastconv

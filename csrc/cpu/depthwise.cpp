@@ -69,7 +69,7 @@ FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& b
     const Vec low = vset(bounds.low), high = vset(bounds.high);
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = clamp(acc[q], low, high);
   } else {
-    activate_registers<Q>(activation, acc);
+    activate_tile<Q>(activation, acc);
   }
   FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, acc[q]);
 }

@@ -192,19 +192,13 @@ struct Column {
   int64_t lanes;  // output channels of this panel that exist
   int64_t steps;  // of the product
   Prefetch panel_ahead, ahead;
+  bool asks;  // for any of it
 };
 
 FASTCONV_INLINE void prefetch_next(Column& s) {
+  if (!s.asks) return;
   s.panel_ahead.next();
   s.ahead.next();
-}
-
-// Not a part of every tile: with 24 registers and four kinds of tile it would be most of the code.
-__attribute__((noinline)) void activate_vectors(Activation kind, Vec* x, int count) {
-  constexpr int kTogether = 4;
-  int i = 0;
-  for (; i + kTogether <= count; i += kTogether) activate_registers<kTogether>(kind, x + i);
-  for (; i < count; ++i) activate_registers<1>(kind, x + i);
 }
 
 template <int MR, int NV, class T>
@@ -227,10 +221,7 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
       acc[i] = clamp(acc[i], vset(s.bounds.low), vset(s.bounds.high));
     }
   } else {
-    Vec values[MR * NV];
-    FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) values[i] = acc[i];
-    activate_vectors(s.epilogue.activation, values, MR * NV);
-    FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = values[i];
+    activate_tile<MR * NV>(s.epilogue.activation, acc);
   }
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
     FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j)
@@ -258,10 +249,11 @@ FASTCONV_INLINE void finish(const Column& s, int64_t m, T* data, Vec (&acc)[MR *
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) out[i] = data + (m + i) * s.c.row;
   }
   if (kKind == kPlain) {
-    // Read here: held in a register through the product, they would push an accumulator out.
-    ActivationBounds bounds = s.bounds;
-    asm volatile("" : "+m"(bounds));
-    const Vec low = vset(bounds.low), high = vset(bounds.high);
+    // Read from memory here: held in registers through the product, they would push an accumulator
+    // out. Hiding the address is enough; a copy would wait for its own store.
+    const ActivationBounds* bounds = &s.bounds;
+    asm volatile("" : "+r"(bounds) : "m"(s.bounds));
+    const Vec low = vset(bounds->low), high = vset(bounds->high);
     FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
       FASTCONV_UNROLL for (int j = 0; j < NV; ++j) {
         vstore(out[i] + j * s.c.vector, clamp(acc[i * NV + j], low, high));
@@ -398,6 +390,7 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
       (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
   s.panel_ahead.start(ahead[0], tiles * segments);
   s.ahead.start(ahead[1], tiles * segments);
+  s.asks = ahead[0].floats > 0 || ahead[1].floats > 0;
   if (longer > 0) column_of_height<NV>(rows + 1, Heights())(s, 0, longer);
   s.panel_ahead.skip(longer * segments);
   s.ahead.skip(longer * segments);
@@ -514,7 +507,8 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
                   a.depth,
                   a.offsets};
   const int64_t steps = cut.steps();
-  Column s{cut, c, epilogue, nullptr, activation_bounds(epilogue.activation), 0, steps, {}, {}};
+  Column s{cut, c,     epilogue, nullptr, activation_bounds(epilogue.activation),
+           0,   steps, {},       {},      false};
   const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);

@@ -162,12 +162,41 @@ const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
   return offsets;
 }
 
+// Copies pixels from planes to rows of whole vectors.
+const Element* gather_pixels(int64_t pixels, int64_t vectors, const Element* planes,
+                             int64_t plane) {
+  constexpr int64_t kTogether = 8;  // pixels whose lines are near while all their vectors come
+  Element* rows = scratch_elements(Scratch::kPixels, pixels * vectors * kW);
+  for (int64_t first = 0; first < pixels; first += kTogether) {
+    const int64_t end = std::min(pixels, first + kTogether);
+    for (int64_t v = 0; v < vectors; ++v) {
+      for (int64_t m = first; m < end; ++m)
+        vstore(rows + (m * vectors + v) * kW, vload(planes + v * plane + m * kW));
+    }
+  }
+  return rows;
+}
+
+// Whether the projection reads rows of pixels instead of planes. With 16 registers a panel of two
+// vectors and six pixels of planes no longer fit into L1 from 373 channels on, and no prefetcher
+// follows planes; a copy costs as much as a few outputs. (512 to 512: 77 % of peak, 92 % with the
+// copy; 576 to 96: the same.)
+bool gathers(const Block& b) {
+  constexpr int64_t kTilePixels = 6, kWidth = 2 * kW, kFewOutputs = 64;
+  const int64_t bytes = sizeof(float) * b.d.channels * (kWidth + kTilePixels);
+  return kRegisters == 16 && bytes > cache_sizes().l1 && b.p.out_channels > kFewOutputs;
+}
+
 // Output pixels [begin, end) of the image from depthwise planes whose pixel 0 is `begin`.
 void project(const Block& b, int64_t image, Range pixels, const Element* planes, int64_t plane,
              Range panels, const GemmWeight& weight) {
-  const int64_t out = b.p.out_channels;
+  const int64_t out = b.p.out_channels, vectors = vectors_of(b.d.channels);
   const int64_t offset = (image * b.out_pixels() + pixels.begin) * out;
-  const GemmA a{planes, kW, kW, plane, b.d.channels};
+  GemmA a{planes, kW, kW, plane, b.d.channels};
+  if (gathers(b)) {
+    const Element* rows = gather_pixels(pixels.size(), vectors, planes, plane);
+    a = {rows, vectors * kW, b.d.channels, 0, b.d.channels};
+  }
   const GemmEpilogue epilogue{b.p.project_activation,
                               b.p.residual ? elements(b.p.residual) + offset : nullptr, out};
   gemm(a, weight, b.project_panels, pixels.size(), gemm_map(elements(b.d.output) + offset, out),
@@ -282,14 +311,61 @@ void all_chunks(const Block& b, int64_t image, Element* planes, int64_t plane,
   });
 }
 
-void scale_planes(const Block& b, Range pixels, const float* gates, Element* planes,
+void scale_planes(const Block& b, Range vectors, Range pixels, const float* gates, Element* planes,
                   int64_t plane) {
-  for (int64_t v = 0; v < vectors_of(b.d.channels); ++v) {
+  for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     const Vec gate = vload(gates + v * kW);
     Element* x = planes + v * plane;
     for (int64_t m = pixels.begin; m < pixels.end; ++m)
       vstore(x + m * kW, vmul(vload(x + m * kW), gate));
   }
+}
+
+// Second schedule, second half. gates: of the planes, or null. cold: the weights are read for the
+// first time.
+void project_planes(const Block& b, int64_t image, Element* planes, int64_t plane,
+                    const float* gates, const float* weights, bool cold, const Threads& threads) {
+  const int64_t pixels = b.out_pixels(), vectors = vectors_of(b.d.channels);
+  const int64_t map_bytes = sizeof(Element) * pixels * vectors * kW;
+  const int64_t weight_bytes = sizeof(Element) * vectors * kW * b.project_panels.vectors * kW;
+  // Blocks of pixels whose A matrix stays in L2 while all panels pass. What L2 does not hold of the
+  // weights comes anew for each block: fewer of them.
+  constexpr int64_t kBlock = 160 * 1024, kMinPixels = 12;
+  const int64_t half = cache_sizes().l2 / 2;
+  const bool far = weight_bytes > half;
+  const int64_t block = far ? std::max(kBlock, half) : kBlock;
+  const int64_t by_cache = (map_bytes + block - 1) / block;
+  const int64_t blocks_wanted =
+      threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
+  const int64_t blocks = std::max<int64_t>(1, std::min(blocks_wanted, pixels / kMinPixels));
+  // Few pixels, or fewer of them than weights: each thread reads some of the weights.
+  const bool fewer = far && map_bytes < weight_bytes && b.project_panels.count >= threads.count;
+  if (threads.count == 1 || (blocks >= threads.count && !fewer)) {
+    threads.parallel(blocks, [&](int64_t i) {
+      const Share share(pixels, blocks, i);
+      if (gates) scale_planes(b, {0, vectors}, {share.begin, share.end}, gates, planes, plane);
+      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
+              {0, b.project_panels.count},
+              {weights, far || (cold && i < threads.count), i == 0 ? b.p.ahead : WeightRegion{}});
+    });
+    return;
+  }
+  if (gates) {
+    threads.parallel(threads.count, [&](int64_t i) {
+      const Share share(vectors, threads.count, i);
+      scale_planes(b, {share.begin, share.end}, {0, pixels}, gates, planes, plane);
+    });
+  }
+  const int64_t parts = std::min(threads.count, b.project_panels.count);
+  threads.parallel(parts, [&](int64_t i) {
+    const Share panels(b.project_panels.count, parts, i);
+    for (int64_t r = 0; r < by_cache; ++r) {
+      const Share share(pixels, by_cache, r);
+      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
+              {panels.begin, panels.end},
+              {weights, far || (cold && r == 0), r == 0 ? b.p.ahead : WeightRegion{}});
+    }
+  });
 }
 
 // One image by the second schedule; `threads` share both halves.
@@ -331,30 +407,8 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
     weights = gated_weights;
   }
 
-  // Blocks of pixels whose A matrix stays in L2 while all panels pass; few pixels and many threads
-  // share panels instead.
-  constexpr int64_t kBlock = 160 * 1024 / sizeof(Element), kMinPixels = 12;
-  const int64_t by_cache = (pixels * vectors * kW + kBlock - 1) / kBlock;
-  const int64_t blocks_wanted =
-      threads.count == 1 ? by_cache : std::max(by_cache, 2 * threads.count);
-  int64_t blocks = std::max<int64_t>(1, std::min(blocks_wanted, pixels / kMinPixels));
-  if (blocks >= threads.count) {
-    threads.parallel(blocks, [&](int64_t i) {
-      const Share share(pixels, blocks, i);
-      if (gates_planes) scale_planes(b, {share.begin, share.end}, gates, planes, plane);
-      const bool cold = i < threads.count && !gates_weights;
-      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
-              {0, b.project_panels.count}, {weights, cold, i == 0 ? b.p.ahead : WeightRegion{}});
-    });
-  } else {
-    if (gates_planes) scale_planes(b, {0, pixels}, gates, planes, plane);
-    const int64_t parts = std::min(threads.count, b.project_panels.count);
-    threads.parallel(parts, [&](int64_t i) {
-      const Share share(b.project_panels.count, parts, i);
-      project(b, image, {0, pixels}, planes, plane, {share.begin, share.end},
-              {weights, /*cold=*/!gates_weights, b.p.ahead});
-    });
-  }
+  project_planes(b, image, planes, plane, gates_planes ? gates : nullptr, weights, !gates_weights,
+                 threads);
 }
 
 }  // namespace

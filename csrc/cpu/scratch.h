@@ -8,11 +8,12 @@
 namespace fastconv {
 
 enum class Scratch : int {
-  kSlab,   // expanded rows of one thread, or the depthwise output that all threads of an op write
-  kTile,   // depthwise output of one thread, or expanded rows of a few of its channels
-  kTable,  // offsets of one thread
-  kRows,   // offsets of rows of one thread
-  kSums,   // channel sums and gates
+  kSlab,    // expanded rows of one thread, or the depthwise output that all threads of an op write
+  kTile,    // depthwise output of one thread, or expanded rows of a few of its channels
+  kTable,   // offsets of one thread
+  kRows,    // offsets of rows of one thread
+  kSums,    // channel sums and gates
+  kPixels,  // depthwise output of one thread, pixel by pixel
   // Of training:
   kPartials,   // sums of every part of the pixels
   kInputs,     // a tile of the normalized input
