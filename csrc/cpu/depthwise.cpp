@@ -185,8 +185,10 @@ void row_tile(const DepthwiseKernel& shared_kernel, const float* packed,
     FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = bias;
     if constexpr (K != 0 && kFullHeight) {
       FASTCONV_UNROLL for (int i = 0; i < K; ++i) {
-        accumulate_row<K, S, Q, kEdge>(d.rows[i] + v * kW + column * d.pixel, d.pixel, column,
-                                       d.width, packed + (1 + i * K) * kW, acc);
+        const Element* p = d.rows[i] + v * kW + column * d.pixel;
+        if (i >= K - S && d.is_far)
+          prefetch_columns<S, Q>(p + ((Q - 1) * S + K) * d.pixel, d.pixel);
+        accumulate_row<K, S, Q, kEdge>(p, d.pixel, column, d.width, packed + (1 + i * K) * kW, acc);
       }
     } else {
       for (int64_t i = 0; i < k.height; ++i) {

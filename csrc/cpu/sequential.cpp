@@ -275,11 +275,12 @@ struct Chain {
     char* const end = static_cast<char*>(p.output);
     char* output = body == p.count ? end : buffer(Scratch::kFeatures, p.batch * features);
 
-    constexpr int64_t kLargestGroup = 4;
-    const int64_t whole = p.batch / threads.count * threads.count;
-    const int64_t group = std::max<int64_t>(1, std::min(kLargestGroup, whole / threads.count));
-    const int64_t groups = (whole + group - 1) / group;
-    const int64_t joint = joint_step(group, body);
+    // Whole images, in groups of which every thread gets equally many.
+    constexpr int64_t kLargestGroup = 8;
+    const int64_t each = p.batch / threads.count, whole = each * threads.count;
+    const int64_t rounds = std::max<int64_t>(1, (each + kLargestGroup - 1) / kLargestGroup);
+    const int64_t groups = each == 0 ? 0 : rounds * threads.count;
+    const int64_t joint = joint_step(std::max<int64_t>(1, (each + rounds - 1) / rounds), body);
     threads.parallel(groups, [&](int64_t i) {
       const Share images(whole, groups, i);
       run_group(images.begin, images.end, joint, body, output + images.begin * features);
