@@ -63,58 +63,152 @@ const float* packed_slice(const float* packed, const TrainWindow& w, int64_t fir
   return packed + kPackedHeader + first * (1 + w.kernel_height * w.kernel_width);
 }
 
-// Sums over one output row: sums[tap][channel] += gradient[x] input[tap row][x stride + tap
-// column dilation]. TAPS of one kernel row, or of KH whole ones, stay in registers.
-struct RowSum {
-  const Element* gradient;
-  int64_t gradient_pixel;
-  const Element* const* inputs;  // by kernel row
-  int64_t step;                  // elements of the input from one output column to the next
-  int64_t tap;                   // and from one tap to the next
-  int64_t width;                 // output columns
+// Sums over some output rows: sums[tap][channel] += gradient[y][x] input[tap row of y][x stride +
+// tap column dilation]. The taps of some kernel rows stay in registers, for a vector of channels
+// after the other, while `rows` rows pass.
+struct WindowSum {
+  int64_t rows;
+  const Element* const* gradients;  // by row
+  const Element* const* inputs;     // by row and kernel row, their column 0
+  int64_t gradient_pixel, input_pixel;
+  int64_t kernel_height, kernel_width;
+  int64_t first_column, stride, dilation;  // of the windows, in columns of the input
+  int64_t input_width;
+  int64_t width;                   // output columns
+  int64_t whole_begin, whole_end;  // those whose windows lie inside
   int64_t vectors;
   float* sums;  // [tap][channels]
   int64_t channels;
 };
 
+// Elements to the channels that follow: those of another line of the cache.
+constexpr int64_t kAhead = 2 * kW;
+
+// Columns [from, to) of the taps of one output column.
 template <int KH, int KW>
-void sum_taps(const RowSum& s, int64_t row, int64_t column, int64_t kernel_width) {
+FASTCONV_INLINE void add_column(Vec gradient, const Element* const (&in)[KH], int64_t tap, int from,
+                                int to, Vec (&acc)[KH * KW]) {
+  FASTCONV_UNROLL for (int j = 0; j < KW; ++j) {
+    if (j < from || j >= to) continue;
+    FASTCONV_UNROLL for (int i = 0; i < KH; ++i) acc[i * KW + j] =
+        vfma(gradient, vload(in[i] + j * tap), acc[i * KW + j]);
+  }
+}
+
+// One output row, column by column. gradient, rows: at the first vector's column 0.
+template <int KH, int KW>
+FASTCONV_INLINE void add_row(const WindowSum& s, int64_t column, const Element* gradient,
+                             const Element* const (&rows)[KH], Vec (&acc)[KH * KW]) {
+  const int64_t step = s.stride * s.input_pixel, tap = s.dilation * s.input_pixel;
+  const int64_t first = s.first_column + column * s.dilation;
+  const Element* in[KH];
+  const auto at_edge = [&](int64_t x) __attribute__((always_inline)) {
+    const int64_t at = first + x * s.stride;
+    FASTCONV_UNROLL for (int i = 0; i < KH; ++i) in[i] = rows[i] + at * s.input_pixel;
+    int from = 0, to = KW;
+    while (from < KW && at + from * s.dilation < 0) ++from;
+    while (to > from && at + (to - 1) * s.dilation >= s.input_width) --to;
+    add_column<KH, KW>(vload(gradient + x * s.gradient_pixel), in, tap, from, to, acc);
+  };
+  for (int64_t x = 0; x < s.whole_begin; ++x) at_edge(x);
+  const Element* g = gradient + s.whole_begin * s.gradient_pixel;
+  FASTCONV_UNROLL for (int i = 0; i < KH; ++i) in[i] =
+      rows[i] + (first + s.whole_begin * s.stride) * s.input_pixel;
+  for (int64_t x = s.whole_begin; x < s.whole_end; ++x) {
+    __builtin_prefetch(g + kAhead, 0, 3);
+    __builtin_prefetch(in[KH - 1] + kAhead, 0, 3);
+    add_column<KH, KW>(vload(g), in, tap, 0, KW, acc);
+    FASTCONV_UNROLL for (int i = 0; i < KH; ++i) in[i] += step;
+    g += s.gradient_pixel;
+  }
+  for (int64_t x = s.whole_end; x < s.width; ++x) at_edge(x);
+}
+
+// The same for windows next to each other: each column of the input is read once, and the
+// gradients of the windows that it belongs to stay in registers.
+template <int KH, int KW>
+FASTCONV_INLINE void add_dense_row(const WindowSum& s, int64_t column, const Element* gradient,
+                                   const Element* const (&rows)[KH], Vec (&acc)[KH * KW]) {
+  const int64_t first = s.first_column + column;
+  const int64_t begin = std::max<int64_t>(0, first);
+  const int64_t end = std::min(s.input_width, first + s.width + KW - 1);
+  Vec window[KW];  // the gradient at tap j
+  FASTCONV_UNROLL for (int j = 1; j < KW; ++j) {
+    const int64_t x = begin - first - j;
+    window[j - 1] = x >= 0 && x < s.width ? vload(gradient + x * s.gradient_pixel) : vzero();
+  }
+  const Element* g = gradient + (begin - first) * s.gradient_pixel;
+  const Element* in[KH];
+  FASTCONV_UNROLL for (int i = 0; i < KH; ++i) in[i] = rows[i] + begin * s.input_pixel;
+  const auto take = [&](Vec next) __attribute__((always_inline)) {
+    FASTCONV_UNROLL for (int j = KW - 1; j > 0; --j) window[j] = window[j - 1];
+    window[0] = next;
+    FASTCONV_UNROLL for (int i = 0; i < KH; ++i) {
+      const Vec x = vload(in[i]);
+      FASTCONV_UNROLL for (int j = 0; j < KW; ++j) acc[i * KW + j] =
+          vfma(x, window[j], acc[i * KW + j]);
+      in[i] += s.input_pixel;
+    }
+  };
+  const int64_t last = std::min(end, first + s.width);
+  int64_t c = begin;
+  for (; c < last; ++c) {
+    __builtin_prefetch(g + kAhead, 0, 3);
+    __builtin_prefetch(in[KH - 1] + kAhead, 0, 3);
+    take(vload(g));
+    g += s.gradient_pixel;
+  }
+  for (; c < end; ++c) take(vzero());
+}
+
+// Kernel rows from `row` and columns from `column` on.
+template <int KH, int KW, bool kDense>
+__attribute__((noinline)) void sum_taps(const WindowSum& shared, int64_t row, int64_t column) {
+  const WindowSum s = shared;
   for (int64_t v = 0; v < s.vectors; ++v) {
     Vec acc[KH * KW];
-    float* sums = s.sums + (row * kernel_width + column) * s.channels + v * kW;
+    float* sums = s.sums + (row * s.kernel_width + column) * s.channels + v * kW;
     FASTCONV_UNROLL for (int i = 0; i < KH; ++i) {
       FASTCONV_UNROLL for (int j = 0; j < KW; ++j) acc[i * KW + j] =
-          vload(sums + (i * kernel_width + j) * s.channels);
+          vload(sums + (i * s.kernel_width + j) * s.channels);
     }
-    const Element* g = s.gradient + v * kW;
-    const Element* inputs[KH];
-    FASTCONV_UNROLL for (int i = 0; i < KH; ++i) inputs[i] =
-        s.inputs[row + i] + column * s.tap + v * kW;
-    for (int64_t x = 0; x < s.width; ++x) {
-      const Vec gradient = vload(g);
-      FASTCONV_UNROLL for (int i = 0; i < KH; ++i) {
-        FASTCONV_UNROLL for (int j = 0; j < KW; ++j) acc[i * KW + j] =
-            vfma(gradient, vload(inputs[i] + j * s.tap), acc[i * KW + j]);
-        inputs[i] += s.step;
+    for (int64_t y = 0; y < s.rows; ++y) {
+      const Element* rows[KH];
+      FASTCONV_UNROLL for (int i = 0; i < KH; ++i) rows[i] =
+          s.inputs[y * s.kernel_height + row + i] + v * kW;
+      if constexpr (kDense) {
+        add_dense_row<KH, KW>(s, column, s.gradients[y] + v * kW, rows, acc);
+      } else {
+        add_row<KH, KW>(s, column, s.gradients[y] + v * kW, rows, acc);
       }
-      g += s.gradient_pixel;
     }
     FASTCONV_UNROLL for (int i = 0; i < KH; ++i) {
       FASTCONV_UNROLL for (int j = 0; j < KW; ++j)
-          vstore(sums + (i * kernel_width + j) * s.channels, acc[i * KW + j]);
+          vstore(sums + (i * s.kernel_width + j) * s.channels, acc[i * KW + j]);
     }
   }
 }
 
-void sum_row(const RowSum& s, int64_t height, int64_t width) {
-  if (height == 3 && width == 3) return sum_taps<3, 3>(s, 0, 0, 3);
-  if (kRegisters == 32 && height == 5 && width == 5) return sum_taps<5, 5>(s, 0, 0, 5);
-  for (int64_t i = 0; i < height; ++i) {
-    int64_t j = 0;
-    for (; j + 5 <= width; j += 5) sum_taps<1, 5>(s, i, j, width);
-    for (; j + 3 <= width; j += 3) sum_taps<1, 3>(s, i, j, width);
-    for (; j < width; ++j) sum_taps<1, 1>(s, i, j, width);
+// Kernel rows [begin, end), as many at a time as registers hold of `KW` columns from `column` on.
+template <int KW, bool kDense>
+void sum_kernel_rows(const WindowSum& s, int64_t begin, int64_t end, int64_t column) {
+  constexpr int kMost = kRegisters == 32 ? 5 : KW <= 3 ? 3 : 2;
+  if constexpr (kMost >= 5) {
+    for (; begin + 5 <= end; begin += 5) sum_taps<5, KW, kDense>(s, begin, column);
   }
+  if constexpr (kMost >= 3) {
+    for (; begin + 3 <= end; begin += 3) sum_taps<3, KW, kDense>(s, begin, column);
+  }
+  for (; begin + 2 <= end; begin += 2) sum_taps<2, KW, kDense>(s, begin, column);
+  if (begin < end) sum_taps<1, KW, kDense>(s, begin, column);
+}
+
+template <bool kDense>
+void sum_window(const WindowSum& s, int64_t begin, int64_t end) {
+  int64_t j = 0;
+  for (; j + 5 <= s.kernel_width; j += 5) sum_kernel_rows<5, kDense>(s, begin, end, j);
+  for (; j + 3 <= s.kernel_width; j += 3) sum_kernel_rows<3, kDense>(s, begin, end, j);
+  for (; j < s.kernel_width; ++j) sum_kernel_rows<1, kDense>(s, begin, end, j);
 }
 
 // Asks for a row of a map, while another one is computed.
@@ -228,9 +322,17 @@ class Backward {
         input_width_(std::max(
             w_.pad_left + w_.width,
             (w_.out_width - 1) * w_.stride_width + reach(w_.kernel_width, w_.dilation_width))),
-        gradient_slots_((height_ + w_.stride_height - 1) / w_.stride_height + 2),
+        reads_input_(p.input.is_plain() && w_.channels % kW == 0),
+        reads_gradient_(p.gradient.raw == nullptr && p.grad_input == nullptr &&
+                        w_.channels % kW == 0),
+        sum_rows_(std::max<int64_t>(
+            1, std::min(kMostRows, kColumns / std::max<int64_t>(1, w_.out_width)))),
+        gradient_slots_(reads_gradient_
+                            ? 0
+                            : (height_ + w_.stride_height - 1) / w_.stride_height + 1 + sum_rows_),
+        input_slots_(reads_input_ ? 0 : height_ + (sum_rows_ - 1) * w_.stride_height),
         work_(w_, w_.height,
-              gradient_slots_ * gradient_width_ + height_ * input_width_ + 2 * w_.width),
+              gradient_slots_ * gradient_width_ + input_slots_ * input_width_ + 2 * w_.width),
         streams_(streams(p.grad_input, map_bytes(w_.batch * w_.height * w_.width, w_.channels),
                          w_.channels)) {}
 
@@ -263,7 +365,8 @@ class Backward {
     const Element** rows;
     float* partial;
     int64_t next_gradient, next_input;  // rows to fill
-    int64_t own_begin, own_end;         // rows of the gradient that this task sums over
+    int64_t next_sum;                   // row of the gradient to sum over
+    int64_t own_begin, own_end;         // of them, those that this task sums over
   };
 
   void task(int64_t index, float* memory, int64_t room) const {
@@ -271,10 +374,11 @@ class Backward {
     const int64_t vectors = vectors_of(t.count), channels = vectors * kW;
     const int64_t gradient_room = gradient_slots_ * gradient_width_ * channels;
     Element* rings =
-        scratch_elements(Scratch::kSlab, gradient_room + height_ * input_width_ * channels);
+        scratch_elements(Scratch::kSlab, gradient_room + input_slots_ * input_width_ * channels);
     Element* out = scratch_elements(Scratch::kTile, 2 * w_.width * channels);
     auto** rows = static_cast<const Element**>(
-        scratch(Scratch::kTable, 3 * sizeof(Element*) * w_.kernel_height));
+        scratch(Scratch::kTable,
+                sizeof(Element*) * (2 * w_.kernel_height + sum_rows_ * (1 + w_.kernel_height))));
     // The rows of the gradient belong to the band in which their window's first row lies.
     const auto owned = [&](int64_t y) {
       return y == w_.height
@@ -285,18 +389,20 @@ class Backward {
             channels,
             vectors,
             Ring(rings, gradient_slots_, gradient_width_, channels),
-            Ring(rings + gradient_room, height_, input_width_, channels),
+            Ring(rings + gradient_room, input_slots_, input_width_, channels),
             rows + 2 * w_.kernel_height,
             memory + (t.image * work_.bands + index % work_.bands) * room,
             0,
             0,
             owned(t.begin),
+            owned(t.begin),
             owned(t.end)};
     s.next_input = std::max<int64_t>(0, s.own_begin * w_.stride_height - w_.pad_top);
     const int64_t above = t.begin + w_.pad_top - (height_ - 1);
-    s.next_gradient =
-        std::min(s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
+    s.next_gradient = s.own_begin;
     if (p_.grad_input != nullptr) {
+      s.next_gradient =
+          std::min(s.own_begin, above <= 0 ? 0 : (above + w_.stride_height - 1) / w_.stride_height);
       const DepthwiseKernel kernel{w_.kernel_height, w_.kernel_width, 1, w_.dilation_width,
                                    Activation::kNone};
       const float* packed = packed_slice(p_.packed, w_, t.first);
@@ -332,49 +438,105 @@ class Backward {
     return s.gradients.at(row / w_.stride_height);
   }
 
-  // Takes the next row of the gradient into the ring and, if it is this task's, adds to the
-  // weight's and the bias's gradient.
+  // Where a row of the gradient begins, and one of the input: with its padding, if in the ring.
+  const Element* gradient_at(const State& s, int64_t y) const {
+    if (!reads_gradient_) return s.gradients.at(y) + margin_ * s.channels;
+    const int64_t row = s.t.image * w_.out_height + y;
+    return elements(p_.gradient.grad) + row * w_.out_width * w_.channels + s.t.first;
+  }
+  const Element* input_at(const State& s, int64_t y) const {
+    if (!reads_input_) return s.inputs.at(y);
+    const int64_t row = s.t.image * w_.height + y;
+    return elements(p_.input.data) + row * w_.width * w_.channels + s.t.first;
+  }
+  int64_t gradient_pixel(const State& s) const {
+    return reads_gradient_ ? w_.channels : w_.stride_width * s.channels;
+  }
+
+  // Takes the next row of the gradient into the ring and, if it is this task's, adds it to the
+  // bias's gradient and, as soon as there are enough rows, to the weight's.
   void add_gradient(State& s) const {
     const int64_t y = s.next_gradient++, c = w_.channels;
-    const MapTile tile{
-        c,         s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
-        s.t.first, s.t.count};
-    Element* gradient = s.gradients.at(y) + margin_ * s.channels;
-    gradient_tile(p_.gradient, tile, gradient, w_.stride_width * s.channels);
+    if (!reads_gradient_) {
+      const MapTile tile{
+          c,         s.t.image, (s.t.image * w_.out_height + y) * w_.out_width, w_.out_width,
+          s.t.first, s.t.count};
+      gradient_tile(p_.gradient, tile, s.gradients.at(y) + margin_ * s.channels,
+                    w_.stride_width * s.channels);
+    }
     if (y < s.own_begin || y >= s.own_end) return;
     const int64_t taps = w_.kernel_height * w_.kernel_width, row = vectors_of(c) * kW;
     if (p_.grad_bias != nullptr)
-      add_pixels(gradient, w_.stride_width * s.channels, w_.out_width, s.t.count,
+      add_pixels(gradient_at(s, y), gradient_pixel(s), w_.out_width, s.t.count,
                  s.partial + taps * row + s.t.first);
-    if (p_.grad_weight == nullptr) return;
-    const int64_t top = y * w_.stride_height - w_.pad_top;
-    for (; s.next_input < std::min(w_.height, top + height_); ++s.next_input) {
-      const MapTile input{c,        s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
-                          w_.width, s.t.first, s.t.count};
-      normalized_tile(p_.input, input, s.inputs.at(s.next_input) + w_.pad_left * s.channels,
+    const bool enough = y + 1 - s.next_sum == sum_rows_ || y + 1 == s.own_end;
+    if (p_.grad_weight != nullptr && enough) add_weight(s, y + 1);
+  }
+
+  // Adds rows [s.next_sum, end) of the gradient to the weight's gradient.
+  void add_weight(State& s, int64_t end) const {
+    const int64_t last = (end - 1) * w_.stride_height - w_.pad_top + height_;
+    for (; !reads_input_ && s.next_input < std::min(w_.height, last); ++s.next_input) {
+      const MapTile tile{w_.channels, s.t.image, (s.t.image * w_.height + s.next_input) * w_.width,
+                         w_.width,    s.t.first, s.t.count};
+      normalized_tile(p_.input, tile, s.inputs.at(s.next_input) + w_.pad_left * s.channels,
                       s.channels);
     }
-    RowSum sum{gradient,
-               w_.stride_width * s.channels,
-               s.rows,
-               w_.stride_width * s.channels,
-               w_.dilation_width * s.channels,
-               w_.out_width,
-               s.vectors,
-               s.partial + s.t.first,
-               row};
-    bool whole = true;
-    for (int64_t i = 0; i < w_.kernel_height; ++i) {
-      const int64_t from = top + i * w_.dilation_height;
-      s.rows[i] = from >= 0 && from < w_.height ? s.inputs.at(from) : nullptr;
-      whole = whole && s.rows[i] != nullptr;
-    }
-    if (whole) return sum_row(sum, w_.kernel_height, w_.kernel_width);
-    for (int64_t i = 0; i < w_.kernel_height; ++i) {  // one row after the other
-      if (s.rows[i] == nullptr) continue;
-      sum.inputs = s.rows + i;
-      sum.sums = s.partial + s.t.first + i * w_.kernel_width * row;
-      sum_row(sum, 1, w_.kernel_width);
+    // Columns of the ring's rows begin with the padding and are all there.
+    const int64_t inputs = reads_input_ ? w_.width : input_width_;
+    const int64_t first = reads_input_ ? -w_.pad_left : 0;
+    const int64_t whole_begin = (w_.stride_width - 1 - first) / w_.stride_width;
+    const int64_t room = inputs - first - reach(w_.kernel_width, w_.dilation_width);
+    const int64_t whole_end = room < 0 ? 0 : std::min(w_.out_width, room / w_.stride_width + 1);
+    const Element** gradients = s.rows + sum_rows_ * w_.kernel_height;
+    WindowSum sum{0,
+                  gradients,
+                  s.rows,
+                  gradient_pixel(s),
+                  reads_input_ ? w_.channels : s.channels,
+                  w_.kernel_height,
+                  w_.kernel_width,
+                  first,
+                  w_.stride_width,
+                  w_.dilation_width,
+                  inputs,
+                  w_.out_width,
+                  std::min(whole_begin, w_.out_width),
+                  std::max(std::min(whole_begin, w_.out_width), whole_end),
+                  s.vectors,
+                  s.partial + s.t.first,
+                  vectors_of(w_.channels) * kW};
+    // Rows one after the other, as far as the same rows of the kernel meet the image.
+    while (s.next_sum < end) {
+      const auto inside = [&](int64_t y, int64_t i) {
+        const int64_t row = y * w_.stride_height - w_.pad_top + i * w_.dilation_height;
+        return row >= 0 && row < w_.height;
+      };
+      const int64_t y = s.next_sum;
+      int64_t from = 0, to = w_.kernel_height;
+      while (from < to && !inside(y, from)) ++from;
+      while (to > from && !inside(y, to - 1)) --to;
+      const auto same = [&](int64_t row) {
+        return row < end && inside(row, from) && inside(row, to - 1) &&
+               (from == 0 || !inside(row, from - 1)) &&
+               (to == w_.kernel_height || !inside(row, to));
+      };
+      sum.rows = 0;
+      do {
+        const int64_t row = s.next_sum++;
+        gradients[sum.rows] = gradient_at(s, row);
+        for (int64_t i = from; i < to; ++i) {
+          const int64_t in = row * w_.stride_height - w_.pad_top + i * w_.dilation_height;
+          s.rows[sum.rows * w_.kernel_height + i] = input_at(s, in);
+        }
+        ++sum.rows;
+      } while (from < to && same(s.next_sum));
+      if (from == to) continue;
+      if (w_.stride_width == 1 && w_.dilation_width == 1) {
+        sum_window<true>(sum, from, to);
+      } else {
+        sum_window<false>(sum, from, to);
+      }
     }
   }
 
@@ -395,7 +557,12 @@ class Backward {
   const int64_t height_;  // of the window
   const int64_t turned_;  // columns of the gradient before its first that the turned weight reads
   const int64_t margin_;
-  const int64_t gradient_width_, input_width_, gradient_slots_;
+  const int64_t gradient_width_, input_width_;
+  const bool reads_input_, reads_gradient_;  // from the maps themselves
+  // Rows that the weight's gradient takes at once: a few short ones are worth reading its sums.
+  static constexpr int64_t kMostRows = 8, kColumns = 32;
+  const int64_t sum_rows_;
+  const int64_t gradient_slots_, input_slots_;
   const Work work_;
   const bool streams_;
 };

@@ -347,10 +347,10 @@ void test_depthwise(Draw& draw, const Drawn& input, const Window& s) {
   }
 }
 
-void test_depthwise_backward(Draw& draw, const Drawn& input, const Window& s) {
+void test_depthwise_backward(Draw& draw, const Drawn& input, const Window& s, bool bare_gradient) {
   const int64_t n = input.batch, c = input.channels, taps = s.kernel_height * s.kernel_width;
   const int64_t out_height = s.out_height(input.height), out_width = s.out_width(input.width);
-  const DrawnGradient gradient(draw, n, out_height, out_width, c, draw.below(4) > 0);
+  const DrawnGradient gradient(draw, n, out_height, out_width, c, !bare_gradient);
   const Floats weight = draw.floats(c * taps), mean = draw.floats(c);
   const Wanted wanted(draw);
   const Floats residual =
@@ -479,7 +479,20 @@ void test_train(Draw& draw) {
     const Window s =
         with_padding(draw, window(kernel, stride, dilation), input.height, input.width);
     test_depthwise(draw, input, s);
-    test_depthwise_backward(draw, input, s);
+    test_depthwise_backward(draw, input, s, draw.below(4) == 0);
+  }
+  // Whole vectors of maps that need not be normalized, which are read where they lie.
+  for (int i = 0; i < 60; ++i) {
+    constexpr int64_t kWhole[] = {16, 32, 48};
+    Drawn input(draw, draw.of(kSome), draw_size(draw), draw_size(draw), draw.of(kWhole), false);
+    input.affine.clear();
+    input.activation = Activation::kNone;
+    const auto& kernel = pick(draw, kKernels);
+    const bool dense = draw.chance();
+    const Window w = dense ? window(kernel, {1, 1}, {1, 1})
+                           : window(kernel, pick(draw, kStrides), pick(draw, kDilations));
+    test_depthwise_backward(draw, input, with_padding(draw, w, input.height, input.width),
+                            draw.below(4) > 0);
   }
   // Several bands, and several slices of the channels.
   for (int64_t stride : {1, 2}) {
@@ -488,7 +501,7 @@ void test_train(Draw& draw) {
       Window s = window({3, 3}, {stride, stride}, {1, 1});
       s.top = s.bottom = s.left = s.right = 1;
       test_depthwise(draw, *input, s);
-      test_depthwise_backward(draw, *input, s);
+      test_depthwise_backward(draw, *input, s, draw.chance());
     }
   }
 }
