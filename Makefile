@@ -14,22 +14,24 @@ JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 # A CPU with AVX-512 runs the tiles themselves.
 WIDE := $(if $(shell grep -s avx512f /proc/cpuinfo),OFF,ON)
 NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
+# Builds a program of tests in build/$(1) with the options $(2) and runs its parts.
+checked = cmake -S . -B build/$(1) $(2) && cmake --build build/$(1) --parallel $(JOBS) && ctest --test-dir build/$(1) --parallel $(JOBS) --output-on-failure
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
 .PHONY: demo test lint format bench models sanitize neon cuda cuda-emulation cuda-races gpu aarch64-tools clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo ; fastconv classify --demo
-test: .venv/test ; python -m pytest
+test: .venv/test ; python -m pytest -n auto --maxprocesses 8 --dist worksteal
 lint: .venv/dev ; ruff check . && ruff format --check . && mypy && clang-format --dry-run -Werror $(NATIVE) && typos
 format: .venv/dev ; ruff check --fix . && ruff format . && clang-format -i $(NATIVE)
 bench: .venv/bench ; python -m benchmarks.report && python -m benchmarks.catalog
 models: .venv/bench ; python -m benchmarks.catalog
-sanitize: .venv/dev ; cmake -S . -B build/sanitize -DFASTCONV_SANITIZE=ON -DFASTCONV_TEST_WIDE=$(WIDE) && cmake --build build/sanitize --parallel $(JOBS) && build/sanitize/kernels_test
-neon: aarch64-tools .venv/dev ; cmake -S . -B build/neon -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON && cmake --build build/neon --parallel $(JOBS) && qemu-aarch64 build/neon/kernels_test neon
+sanitize: .venv/dev ; $(call checked,sanitize,-DFASTCONV_SANITIZE=ON -DFASTCONV_TEST_WIDE=$(WIDE))
+neon: aarch64-tools .venv/dev ; $(call checked,neon,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON)
 gpu: ; benchmarks/gpu/run.sh
-cuda-emulation: .venv/dev ; cmake -S . -B build/cuda-emulation -DFASTCONV_CUDA_EMULATION=ON && cmake --build build/cuda-emulation --parallel $(JOBS) && build/cuda-emulation/cuda_test
-cuda-races: .venv/dev ; cmake -S . -B build/cuda-races -DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread && cmake --build build/cuda-races --parallel $(JOBS) && build/cuda-races/cuda_test
+cuda-emulation: .venv/dev ; $(call checked,cuda-emulation,-DFASTCONV_CUDA_EMULATION=ON)
+cuda-races: .venv/dev ; $(call checked,cuda-races,-DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread)
 cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 

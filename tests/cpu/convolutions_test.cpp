@@ -255,7 +255,7 @@ void test_pool(Draw& draw, int64_t n, int64_t pixels, int64_t c, int64_t k) {
   const Activation activation = draw.activation();
   const Floats weight = draw.floats(k * c), bias = draw.maybe(draw.chance(), k);
   const Map expected = mean(activate(convolve(image, weight, bias, k, 1, {}), activation));
-  PointwiseConv2dPoolParams p{n, pixels, c, k, activation, nullptr, nullptr, nullptr};
+  PointwiseConv2dPoolParams p{n, pixels, c, k, activation, nullptr, nullptr, nullptr, {}};
   const std::string what = text(describe(image), "outputs", k, describe(activation));
   check("pointwise_conv2d_pool", what, expected,
         [&](const Level& level, const Threads& threads, void* output) {
