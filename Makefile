@@ -32,7 +32,7 @@ neon: aarch64-tools .venv/dev ; $(call checked,neon,-DCMAKE_TOOLCHAIN_FILE=cmake
 gpu: ; benchmarks/gpu/run.sh
 cuda-emulation: .venv/dev ; $(call checked,cuda-emulation,-DFASTCONV_CUDA_EMULATION=ON)
 cuda-races: .venv/dev ; $(call checked,cuda-races,-DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread)
-cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py
+cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py build/cuda/libfastconv_cuda.so
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 
 # Installed where that is possible; otherwise one sentence says what to install.

@@ -1,8 +1,9 @@
 """Reads what nvcc says of registers and spills, prints a table, and ends with 1 if a kernel spills.
 
-Used by ``make cuda``, which pipes the build of the CUDA library through this.
+Used by ``make cuda``, which pipes the build of the CUDA library, the argument, through this.
 """
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -53,6 +54,11 @@ def main() -> int:
     if not kernels:
         print("".join(lines))
         print("no kernel was compiled")
+        return 1
+    library = pathlib.Path(sys.argv[1])
+    if not library.exists() or b"libtorch_cuda.so\0" not in library.read_bytes():
+        print("".join(lines[-20:]))
+        print(f"{library} was not linked to libtorch_cuda.so")
         return 1
     names = readable([kernel.name for kernel in kernels])
     broken = 0
