@@ -198,8 +198,11 @@ def _ptxas_report():
     return module
 
 
-def test_what_the_compiler_says_of_registers(monkeypatch, capsys):
+def test_what_the_compiler_says_of_registers(monkeypatch, capsys, tmp_path):
     report = _ptxas_report()
+    library = tmp_path / "libfastconv_cuda.so"
+    library.write_bytes(b"libtorch_cuda.so\0")
+    monkeypatch.setattr(report.sys, "argv", ["ptxas_report", str(library)])
     text = """[1/2] nvcc
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_Z4kernIfEvi' for 'sm_90'
@@ -215,6 +218,11 @@ ptxas info    : Used 40 registers, used 1 barriers
         monkeypatch.setattr(report, "readable", lambda names: names)
         assert report.main() == status
         assert "40 registers" in capsys.readouterr().out
+    lines = text.format(0, 0).splitlines(keepends=True)
+    library.write_bytes(b"")
+    monkeypatch.setattr(report.sys, "stdin", io.StringIO("".join(lines)))
+    assert report.main() == 1
+    assert "was not linked to libtorch_cuda.so" in capsys.readouterr().out
     monkeypatch.setattr(report.sys, "stdin", io.StringIO("error\n"))
     assert report.main() == 1  # a build that compiled nothing
 
