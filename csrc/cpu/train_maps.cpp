@@ -287,24 +287,32 @@ void Moments::add(int64_t part, bool begins, const Element* data, int64_t pixel,
       vstore(squares, vzero());
     }
     const Vec shift = vload(shifts);
-    // Two sums each: one alone would wait for its last addition.
-    Vec sum = vzero(), square = vzero(), sum_odd = vzero(), square_odd = vzero();
-    int64_t p = 0;
-    for (; p + 2 <= pixels; p += 2) {
-      const Vec even = vsub(load_lanes(x + p * pixel, lanes), shift);
-      const Vec odd = vsub(load_lanes(x + (p + 1) * pixel, lanes), shift);
-      sum = vadd(sum, even);
-      square = vfma(even, even, square);
-      sum_odd = vadd(sum_odd, odd);
-      square_odd = vfma(odd, odd, square_odd);
+    // In runs, as above: additions to a long sum round too much of each number away, and of numbers
+    // that share their last bits, as those of bfloat16 less the shift, all in the same direction.
+    Vec total_sum = vload(sums), total_square = vload(squares);
+    for (int64_t begin = 0; begin < pixels; begin += kRun) {
+      const int64_t end = std::min(pixels, begin + kRun);
+      // Two sums each: one alone would wait for its last addition.
+      Vec sum = vzero(), square = vzero(), sum_odd = vzero(), square_odd = vzero();
+      int64_t p = begin;
+      for (; p + 2 <= end; p += 2) {
+        const Vec even = vsub(load_lanes(x + p * pixel, lanes), shift);
+        const Vec odd = vsub(load_lanes(x + (p + 1) * pixel, lanes), shift);
+        sum = vadd(sum, even);
+        square = vfma(even, even, square);
+        sum_odd = vadd(sum_odd, odd);
+        square_odd = vfma(odd, odd, square_odd);
+      }
+      if (p < end) {
+        const Vec last = vsub(load_lanes(x + p * pixel, lanes), shift);
+        sum = vadd(sum, last);
+        square = vfma(last, last, square);
+      }
+      total_sum = vadd(total_sum, vadd(sum, sum_odd));
+      total_square = vadd(total_square, vadd(square, square_odd));
     }
-    if (p < pixels) {
-      const Vec last = vsub(load_lanes(x + p * pixel, lanes), shift);
-      sum = vadd(sum, last);
-      square = vfma(last, last, square);
-    }
-    vstore(sums, vadd(vload(sums), vadd(sum, sum_odd)));
-    vstore(squares, vadd(vload(squares), vadd(square, square_odd)));
+    vstore(sums, total_sum);
+    vstore(squares, total_square);
   });
 }
 

@@ -151,11 +151,7 @@ std::string compare_sums(const Level& level, const char* name, const Floats& got
 }
 
 // Means and variances, about the level's own output.
-// Values of bfloat16 minus the same shift end in the same bits: additions to a sum, of up to 64
-// here, then all round the same way, and half a unit of its last place is what the mean is off.
-std::string compare_moments(const Level& level, const Floats& got, const Floats& output,
-                            int64_t channels) {
-  const double rounding = level.table->type == DataType::kFloat32 ? 1e-6 : 4e-6;
+std::string compare_moments(const Floats& got, const Floats& output, int64_t channels) {
   const int64_t count = output.size() / channels;
   for (int64_t c = 0; c < channels; ++c) {
     double mean = 0, variance = 0;
@@ -163,8 +159,8 @@ std::string compare_moments(const Level& level, const Floats& got, const Floats&
     for (int64_t p = 0; p < count; ++p)
       variance += std::pow(output[p * channels + c] - mean, 2) / double(count);
     const double scale = std::sqrt(variance) + 1e-3 * std::abs(mean);
-    if (!(std::abs(got[c] - mean) <= 2e-6 * scale + rounding) ||
-        !(std::abs(got[channels + c] - variance) <= 1e-5 * variance + rounding))
+    if (!(std::abs(got[c] - mean) <= 2e-6 * scale + 1e-6) ||
+        !(std::abs(got[channels + c] - variance) <= 1e-5 * variance + 1e-6))
       return text("moments of", c, "are", got[c], got[channels + c], "instead of", mean, variance);
   }
   return "";
@@ -218,8 +214,8 @@ void test_pointwise(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c, int6
           out[0] = output.floats();
         },
         &results);
-    const std::string failure = first_of({bits, compare(level, results[0], expected),
-                                          compare_moments(level, results[1], results[0], k)});
+    const std::string failure = first_of(
+        {bits, compare(level, results[0], expected), compare_moments(results[1], results[0], k)});
     score().count(level, "train_pointwise", failure.empty() ? "" : what + "| " + failure);
   }
 }
@@ -345,8 +341,8 @@ void test_depthwise(Draw& draw, const Drawn& input, const Window& s) {
           out[0] = output.floats();
         },
         &results);
-    const std::string failure = first_of({bits, compare(level, results[0], expected),
-                                          compare_moments(level, results[1], results[0], c)});
+    const std::string failure = first_of(
+        {bits, compare(level, results[0], expected), compare_moments(results[1], results[0], c)});
     score().count(level, "train_depthwise", failure.empty() ? "" : what + "| " + failure);
   }
 }
@@ -454,11 +450,10 @@ void test_maps(Draw& draw, int64_t n, int64_t h, int64_t w, int64_t c) {
           level.table->train_gradient_sums(p, threads);
         },
         &results);
-    const std::string failure =
-        first_of({bits, compare(level, results[0], normalized),
-                  compare_sums(level, "mean", results[1], means),
-                  compare_moments(level, results[2], input.data, c), compare(level, results[3], dy),
-                  compare_sums(level, "sum", results[4], sums)});
+    const std::string failure = first_of(
+        {bits, compare(level, results[0], normalized),
+         compare_sums(level, "mean", results[1], means), compare_moments(results[2], input.data, c),
+         compare(level, results[3], dy), compare_sums(level, "sum", results[4], sums)});
     score().count(level, "train_maps", failure.empty() ? "" : what + "| " + failure);
   }
 }
