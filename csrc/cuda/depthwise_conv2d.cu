@@ -194,7 +194,7 @@ const char* launch_with(void (*kernel)(KernelParams), CudaDepthwiseConv2dParams 
   // All strips of a band in one block where their sums are wanted.
   const int64_t strips = divide_up(c.out_width, columns);
   const int64_t strip_groups = p.sums != nullptr ? 1 : divide_up(strips, k.layout.rows);
-  const int64_t images = std::min<int64_t>(c.batch, 65535);
+  const int64_t images = std::min<int64_t>(c.batch, kMostBlocks);
   if (p.bands == 0) {
     // Two waves of four blocks on each multiprocessor; every band loads a few rows more.
     constexpr int64_t kLeastRows = 4;

@@ -17,6 +17,8 @@ namespace fastconv {
 
 #ifdef __CUDACC__
 
+constexpr int64_t kMostBlocks = 65535;  // of a grid in y, and in z
+
 // The dynamic shared memory of a block, aligned for every access.
 template <class T>
 __device__ T* shared_memory() {
@@ -49,6 +51,7 @@ inline int multiprocessors() {
 
 #else
 
+using emulator::kMostBlocks;
 using emulator::launch;
 using emulator::multiprocessors;
 using emulator::shared_memory;

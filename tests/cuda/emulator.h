@@ -23,6 +23,8 @@ inline thread_local dim3 blockDim, gridDim;
 namespace emulator {
 
 constexpr unsigned kWarp = 32;
+// Of a grid in y and z: few, so that small tests go beyond it.
+constexpr std::int64_t kMostBlocks = 24;
 
 struct Lane {
   alignas(16) unsigned char bytes[64];
@@ -71,7 +73,7 @@ void run(dim3 grid, unsigned threads, std::size_t shared_bytes,
 template <class Params>
 const char* launch(void (*kernel)(Params), dim3 grid, unsigned threads, std::size_t shared_bytes,
                    void*, const Params& params) {
-  if (threads > 1024 || threads % kWarp != 0 || grid.y > 65535 || grid.z > 65535)
+  if (threads > 1024 || threads % kWarp != 0 || grid.y > kMostBlocks || grid.z > kMostBlocks)
     return "invalid configuration argument";
   run(grid, threads, shared_bytes, [&] { kernel(params); });
   return nullptr;
