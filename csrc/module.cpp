@@ -64,7 +64,7 @@ py::dict plan(int64_t height, int64_t width, int64_t in_channels, int64_t mid_ch
   if (mid_channels != in_channels) p.expand_packed = &expands;
   if (squeeze_excite) p.squeeze_excite.squeezed = 1;
   const InvertedResidualPlan plan =
-      plan_inverted_residual(p, DataType::kFloat32, lanes, 2 * lanes, {l1, l2});
+      plan_inverted_residual(p, DataType::kFloat32, lanes, 2 * lanes, {l1, l2, 0});
   py::dict result;
   result["schedule"] = plan.ring ? "ring" : "chunks";
   result["rows_per_step"] = plan.rows_per_step;

@@ -149,10 +149,11 @@ def test_a_network(no_gpu, monkeypatch):
     json.dumps(row)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_step_of_training(no_gpu, monkeypatch, dtype):
-    # In maps of one pixel, one value beyond a relu's corner is 5 % of the gradients.
-    monkeypatch.setattr(training, "SIZE", 64)
+# In maps of one pixel, one value beyond a relu's corner is 5 % of the gradients; rounding to
+# bfloat16 is more than that anywhere.
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 64), ("bfloat16", 32)])
+def test_a_step_of_training(no_gpu, monkeypatch, dtype, size):
+    monkeypatch.setattr(training, "SIZE", size)
     job = Job("training", "mobilenet_v2", "", 4, dtype, without=(("eager, graph", "broke"),))
     row = worker.measure(job, print)
     assert row["errors"] == {"eager, graph": "broke"}

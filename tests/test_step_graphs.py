@@ -189,3 +189,21 @@ def test_branches_read_their_input_together():
         steps = block.form(False).steps
     assert [step.kind for step in steps[:3]] == [StepKind.POINTWISE] * 3
     assert [step.source for step in steps[:3]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("size", [33, 96])
+def test_images_in_groups_are_what_each_is_alone(native, size):
+    """Of a network whose weights are larger than any L3, so that some images share them."""
+    torch.manual_seed(0)
+    model, images = models.resnet50().eval(), torch.randn(11, 3, size, size)
+    model.fc = nn.Identity()  # sums of one image go another way there
+    threads = torch.get_num_threads()
+    try:
+        with torch.inference_mode():
+            expected = torch.cat([model(image) for image in images.split(1)])
+            for count in (1, 2, 3):
+                torch.set_num_threads(count)
+                assert torch.equal(model(images), expected), f"{count} threads"
+    finally:
+        torch.set_num_threads(threads)
+    assert (expected[0] - expected[1]).abs().max() > 1e-3 * expected.abs().max()

@@ -153,4 +153,13 @@ long l2_bytes() {
 #endif
 }
 
+long l3_bytes() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const long size = cache_bytes(_SC_LEVEL3_CACHE_SIZE, 0);
+  return size;
+#else
+  return 0;
+#endif
+}
+
 }  // namespace fastconv

@@ -48,5 +48,7 @@ Isa best_isa();
 // Sizes of the data caches of one core.
 long l1d_bytes();
 long l2_bytes();
+// Of the cache that cores share; 0 if there is none, or nobody says.
+long l3_bytes();
 
 }  // namespace fastconv

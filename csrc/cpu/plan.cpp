@@ -43,7 +43,7 @@ bool is_far(const DepthwiseConv2dParams& p, DataType type) {
 }
 
 CacheSizes cache_sizes() {
-  static const CacheSizes sizes{l1d_bytes(), l2_bytes()};
+  static const CacheSizes sizes{l1d_bytes(), l2_bytes(), l3_bytes()};
   return sizes;
 }
 

@@ -19,6 +19,7 @@ struct InvertedResidualPlan {
 
 struct CacheSizes {
   int64_t l1, l2;  // bytes of one core
+  int64_t l3;      // of several cores; 0: none that is known
 };
 
 // lanes: floats per vector; panel: expanded channels of one chunk of the second schedule.

@@ -252,10 +252,27 @@ struct Chain {
     if (joint < body) run_steps({joint, body}, batch, joint_maps, output, kAlone);
   }
 
-  // The first step from which the maps of `group` images fit into the cache and the chain can be
+  // How many images form a group at most, and how large the maps of a group may be, in bytes.
+  struct Limits {
+    int64_t images, maps;
+  };
+
+  // Maps of a group stay in L2. Where weights do not stay in L3 until the next group wants them,
+  // it is worth having maps there instead; a few images share most of what reading them costs.
+  Limits limits(const Threads& threads, int64_t body) const {
+    int64_t weights = 0;
+    for (int64_t i = 0; i < body; ++i)
+      weights += p.steps[i].weights.floats * static_cast<int64_t>(sizeof(float));
+    const CacheSizes cache = cache_sizes();
+    const int64_t in_l2 = cache.l2 * 3 / 4;
+    if (weights <= cache.l3 || cache.l3 == 0) return {8, in_l2};
+    return {4, std::max(in_l2, cache.l3 / (2 * std::max<int64_t>(2, threads.count)))};
+  }
+
+  // The first step from which the maps of `group` images are within the limit and the chain can be
   // cut; not before in_first().
-  int64_t joint_step(int64_t group, int64_t body) const {
-    const int64_t limit = cache_sizes().l2 * 3 / 4, least = in_first();
+  int64_t joint_step(int64_t group, int64_t limit, int64_t body) const {
+    const int64_t least = in_first();
     int64_t joint = body;
     for (int64_t i = body - 1; i >= least; --i) {
       const SequentialStep& step = p.steps[i];
@@ -276,11 +293,12 @@ struct Chain {
     char* output = body == p.count ? end : buffer(Scratch::kFeatures, p.batch * features);
 
     // Whole images, in groups of which every thread gets equally many.
-    constexpr int64_t kLargestGroup = 8;
+    const Limits most = limits(threads, body);
     const int64_t each = p.batch / threads.count, whole = each * threads.count;
-    const int64_t rounds = std::max<int64_t>(1, (each + kLargestGroup - 1) / kLargestGroup);
+    const int64_t rounds = std::max<int64_t>(1, (each + most.images - 1) / most.images);
     const int64_t groups = each == 0 ? 0 : rounds * threads.count;
-    const int64_t joint = joint_step(std::max<int64_t>(1, (each + rounds - 1) / rounds), body);
+    const int64_t group = std::max<int64_t>(1, (each + rounds - 1) / rounds);
+    const int64_t joint = joint_step(group, most.maps, body);
     threads.parallel(groups, [&](int64_t i) {
       const Share images(whole, groups, i);
       run_group(images.begin, images.end, joint, body, output + images.begin * features);
