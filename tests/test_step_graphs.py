@@ -193,7 +193,7 @@ def test_branches_read_their_input_together():
 
 @pytest.mark.parametrize("size", [33, 96])
 def test_images_in_groups_are_what_each_is_alone(native, size):
-    """Of a network whose weights are larger than any L3, so that some images share them."""
+    """Of a network whose packed weights, over 100 MB, few L3s keep: some images share them."""
     torch.manual_seed(0)
     model, images = models.resnet50().eval(), torch.randn(11, 3, size, size)
     model.fc = nn.Identity()  # sums of one image go another way there

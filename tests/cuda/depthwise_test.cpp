@@ -48,24 +48,10 @@ void run(Results& results, Random& random, const Case& k, bool nchw) {
 
   CudaDepthwiseConv2dParams p{};
   DepthwiseConv2dParams& c = p.conv;
-  c = {k.n,
-       k.h,
-       k.w,
-       k.c,
-       oh,
-       ow,
-       k.kh,
-       k.kw,
-       k.sh,
-       k.sw,
-       k.top,
-       k.left,
-       k.dh,
-       k.dw,
-       k.activation,
-       input.data() + k.offset,
-       weight.data(),
-       output.data() + k.offset};
+  const T* from = input.data() + k.offset;
+  T* to = output.data() + k.offset;
+  c = {k.n,  k.h,   k.w,    k.c,  oh,   ow,           k.kh, k.kw,          k.sh,
+       k.sw, k.top, k.left, k.dh, k.dw, k.activation, from, weight.data(), to};
   p.bias = k.biased ? bias.data() : nullptr;
   p.sums = k.bands > 0 ? sums.data() : nullptr;
   p.bands = k.bands;
