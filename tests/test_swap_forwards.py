@@ -76,6 +76,56 @@ def test_what_a_forward_does_beside_calling_its_children(between):
     assert isinstance(model.a, Swapped)
 
 
+class _Chooses(nn.Module):
+    """One class of blocks, of which some do something else."""
+
+    def __init__(self, **facts):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.act = nn.ReLU()
+        self.register_buffer("order", facts.get("order"))
+        self.function = facts.get("function", F.relu)
+        self.usual = facts.get("usual")
+        self.setting = facts.get("setting", self.usual)
+        if facts.get("tied"):
+            self.norm.bias = self.norm.weight
+
+    def forward(self, x):
+        x = x if self.order is None else x[:, self.order]
+        x = self.act(self.norm(self.conv(x)))
+        x = self.function(x)
+        if self.norm.bias is self.norm.weight:
+            x = x + 1
+        usual = type(self.setting) is type(self.usual) and self.setting == self.usual
+        return x if usual else x * 2
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"setting": True, "usual": 1},
+        {"setting": (1, "a", 0), "usual": (1, "a", 2)},
+        {"setting": object()},
+        {"function": torch.tanh},
+        {"order": torch.arange(8).flip(0)},
+        {"tied": True},
+    ],
+    ids=lambda facts: next(iter(facts)),
+)
+@pytest.mark.parametrize("odd_first", [False, True])
+def test_blocks_of_one_class_are_told_apart(native, facts, odd_first):
+    usual = {"usual": facts.get("usual")}
+    blocks = [_Chooses(**usual), _Chooses(**facts), _Chooses(**usual)]
+    model = randomized(nn.Sequential(*blocks[int(odd_first) :])).eval()
+    input = torch.randn(2, 8, 6, 5)
+    expected = output(model, input)
+    fastconv.swap(model)
+    close(output(model, input), expected)
+    assert not isinstance(blocks[1], Swapped)
+    assert isinstance(blocks[2], Swapped)
+
+
 class _OtherDropout(nn.Dropout):
     def forward(self, x):
         return x / 2

@@ -90,7 +90,7 @@ def call_order(module: nn.Module, method: Callable[..., Any]) -> tuple[str, ...]
         state.update(_modules=children, training=False)
         before = fingerprint(probe)
         with torch.random.fork_rng(devices=[]), torch.no_grad(), noting() as called:
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             input = torch.randn(2, 3, 32, 32)
             output = method(probe, input.as_subclass(Watched))
             strange = [f for f in called if f not in _BETWEEN and f not in QUESTIONS]

@@ -11,6 +11,7 @@ import copy
 import functools
 import itertools
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -154,18 +155,31 @@ def _rebuild(original: type, methods: Sequence[str]) -> nn.Module:
     return module
 
 
-def find_forms(module: nn.Module) -> dict[str, Form]:
+Verdicts = dict[tuple[Any, ...], bool]
+"""Of :func:`_agrees`, by what distinguishes modules and recipes."""
+
+
+def find_forms(module: nn.Module, verdicts: Verdicts) -> dict[str, Form]:
     """For each method that has a native form, how :class:`Swapped` can read it.
 
     Runs a copy of the module, or the module with stubs for its children, on random inputs; neither
-    the module nor its children are called.
+    the module nor its children are called. Of modules that are alike but for their weights, one
+    is run: the networks that are swapped repeat their blocks.
     """
     found: dict[str, Form] = {}
+    likeness = functools.cache(lambda: _likeness(module))
+
+    def agrees(index: int, channels: int, trains: bool) -> bool:
+        key = (index, trains, *likeness())
+        if key not in verdicts:
+            verdicts[key] = _agrees(module, index, channels, trains)
+        return verdicts[key]
+
     for index, recipe in enumerate(recipes(module)):
         if recipe.certain:
             return {"forward": Form(index, None, None, True)}
-        if _agrees(module, index, recipe.channels):
-            trains = recipe.row is not None and _agrees(module, index, recipe.channels, True)
+        if agrees(index, recipe.channels, False):
+            trains = recipe.row is not None and agrees(index, recipe.channels, True)
             return {"forward": Form(index, None, _structure(module), trains)}
     for method in _METHODS:
         if callable(getattr(module, method, None)) and len(module._modules) > 1:
@@ -173,6 +187,45 @@ def find_forms(module: nn.Module) -> dict[str, Form]:
             if order is not None and sequence_recipe(_parts(module, order)) is not None:
                 found[method] = Form(0, order, _structure(module))
     return found
+
+
+# What a module has because it is one. Hooks do not run here, and all is in eval mode.
+_OF_ALL_MODULES = frozenset(nn.Module().__dict__)
+_PLAIN = frozenset((bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size))
+
+
+def _likeness(module: nn.Module) -> tuple[Any, ...]:
+    """Equal for modules that do the same with the same weights. What cannot be compared counts as
+    different unless it is the same object."""
+    seen: dict[int, int] = {}  # modules and tensors that occur twice, by their first place
+    found: list[Any] = []
+
+    def place(one: object) -> int:
+        return seen.setdefault(id(one), len(seen))
+
+    for name, part in module.named_modules(remove_duplicate=False):
+        found += (name, place(part), type(part), original_class(part).forward)
+        for key, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if key == "num_batches_tracked":
+                continue
+            random = tensor is not None and tensor.is_floating_point()
+            facts = (type(tensor), tensor.shape, tensor.dtype) if random else (id(tensor),)
+            found += (key, place(tensor), *facts)
+        for key, value in part.__dict__.items():
+            if key not in _OF_ALL_MODULES:
+                found += (key, _comparable(value))
+    return tuple(found)
+
+
+def _comparable(value: Any) -> Any:
+    """Hashable, and equal for values that no forward can tell apart."""
+    if type(value) in _PLAIN:
+        return type(value), value
+    if isinstance(value, (tuple, list)):
+        return type(value), *map(_comparable, value)
+    if type(value) is dict:
+        return dict, *((_comparable(k), _comparable(v)) for k, v in value.items())
+    return id(value)
 
 
 def _parts(module: nn.Module, order: Sequence[str]) -> list[Part]:
@@ -217,14 +270,14 @@ def _keeping_format(run: Run, input: Tensor) -> Tensor:
     return output
 
 
-def _agrees(module: nn.Module, index: int, channels: int, trains: bool = False) -> bool:
+def _agrees(module: nn.Module, index: int, channels: int, trains: bool) -> bool:
     """Whether a recipe, or its row in train mode, computes what the module's own forward does, with
     any weights."""
     if any(_has_containers(part) for part in module.modules()):
         return False
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             probe = _randomized_copy(module)
             recipe = list(recipes(probe))[index]
             run = _training(probe, recipe.row) if trains else _inferring(recipe)
@@ -314,7 +367,7 @@ def _same(expected: Any, actual: Tensor | None) -> bool:
 
 def _randomized_copy(module: nn.Module) -> nn.Module:
     """With other weights, without hooks, in eval mode, float32 on the CPU."""
-    probe = copy.deepcopy(module).to_empty(device="cpu").float()
+    probe = copy.deepcopy(module, _blank(module)).cpu().float()
     for part in probe.modules():
         part.training = False
         part._forward_hooks.clear()
@@ -332,6 +385,24 @@ def _randomized_copy(module: nn.Module) -> nn.Module:
                 if name == "weight" and tensor.dim() == 1:  # of a norm
                     tensor.add_(1)
     return probe
+
+
+def _blank(module: nn.Module) -> dict[int, Any]:
+    """For deepcopy: floating-point tensors without their numbers, and what is empty in every
+    module."""
+    blank: dict[int, Any] = {}
+    for part in module.modules():
+        for value in part.__dict__.values():
+            if type(value) in (dict, OrderedDict, set) and not value:
+                blank[id(value)] = type(value)()
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is None or type(tensor) not in (Tensor, nn.Parameter) or tensor.__dict__:
+                continue
+            if tensor.is_floating_point() or tensor.is_meta:
+                dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+                empty = torch.zeros_like(tensor, dtype=dtype, device="cpu")
+                blank[id(tensor)] = empty if type(tensor) is Tensor else nn.Parameter(empty)
+    return blank
 
 
 def remember(module: nn.Module, **facts: Any) -> None:

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from . import backend as backends
 from ._sequence import is_sequential
-from ._swapped import Form, Swapped, evaluating, find_forms, remember, swapped_class, verified_error
+from ._swapped import (
+    Form,
+    Swapped,
+    Verdicts,
+    evaluating,
+    find_forms,
+    remember,
+    swapped_class,
+    verified_error,
+)
 from .nn._fused import FusedModule, original_class
 from .nn._parts import is_norm, norm_activation, read_stage
 from .nn._unit import Unit
@@ -82,7 +91,7 @@ def swap(
         model.to(dtype)
     before = {id(m) for m in model.modules() if isinstance(m, Swapped)}
     with evaluating(model):
-        _swap_inside(model, "", filter_fn or (lambda module, name: True))
+        _swap_inside(model, "", filter_fn or (lambda module, name: True), {})
     swapped = [m for m in model.modules() if isinstance(m, Swapped)]
     for module in swapped:
         remember(module, backend=backend, keeps_format=memory_format is None)
@@ -195,29 +204,30 @@ def _fold_unit(
     owner._modules[name] = norm_activation(norm) or nn.Identity()
 
 
-def _swap_inside(module: nn.Module, name: str, wanted: Filter) -> None:
+def _swap_inside(module: nn.Module, name: str, wanted: Filter, verdicts: Verdicts) -> None:
     """Swaps a module, or what it can inside: blocks before their parts, sequences after theirs."""
     if isinstance(module, Swapped):
-        _swap_children(module, name, wanted)
+        _swap_children(module, name, wanted, verdicts)
     scripted = isinstance(module, torch.jit.ScriptModule)
     if scripted or isinstance(module, FusedModule) or not wanted(module, name):
         return
-    found = find_forms(module)
+    found = find_forms(module, verdicts)
     form = found.get("forward")
     if is_sequential(module) or form is None or form.order is not None:
-        _swap_children(module, name, wanted)
-        found = find_forms(module)
+        _swap_children(module, name, wanted, verdicts)
+        found = find_forms(module, verdicts)
     elif module._modules.get("downsample") is not None:  # a residual block's other branch
         inner = f"{name}.downsample" if name else "downsample"
-        _swap_inside(module.downsample, inner, wanted)  # type: ignore[arg-type]
+        _swap_inside(module.downsample, inner, wanted, verdicts)  # type: ignore[arg-type]
     if found:
         _take(module, found)
 
 
-def _swap_children(module: nn.Module, name: str, wanted: Filter) -> None:
+def _swap_children(module: nn.Module, name: str, wanted: Filter, verdicts: Verdicts) -> None:
     for child_name, child in module._modules.items():
         if child is not None:
-            _swap_inside(child, f"{name}.{child_name}" if name else child_name, wanted)
+            inner = f"{name}.{child_name}" if name else child_name
+            _swap_inside(child, inner, wanted, verdicts)
 
 
 def _take(module: nn.Module, forms: dict[str, Form]) -> None:
