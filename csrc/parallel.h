@@ -2,9 +2,35 @@
 // torch's pool, a test its own.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace fastconv {
+
+// [begin, end) of part `index` when `total` is dealt to `parts` as equally as possible.
+struct Share {
+  // Inlined everywhere, like all that kernels of several instruction sets share: a merged copy
+  // could hold AVX-512.
+  __attribute__((always_inline)) Share(int64_t total, int64_t parts, int64_t index)
+      : begin(total * index / parts), end(total * (index + 1) / parts) {}
+  int64_t begin, end;
+};
+
+// The tasks of one worker: claimed first, then taken, by itself from the front, by others from the
+// back.
+struct alignas(64) Lane {
+  __attribute__((always_inline)) bool claim(int64_t size) {
+    return __atomic_load_n(&claimed, __ATOMIC_RELAXED) < size &&
+           __atomic_fetch_add(&claimed, 1, __ATOMIC_RELAXED) < size;
+  }
+  __attribute__((always_inline)) int64_t front() {
+    return __atomic_fetch_add(&from_front, 1, __ATOMIC_RELAXED);
+  }
+  __attribute__((always_inline)) int64_t back() {
+    return __atomic_fetch_add(&from_back, 1, __ATOMIC_RELAXED);
+  }
+  int64_t claimed, from_front, from_back;
+};
 
 struct Threads {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
@@ -16,39 +42,48 @@ struct Threads {
   Run run;
   void* pool;
 
-  // Tasks are handed out one by one: a thread that the system holds up does not hold up the others.
+  // Each worker takes neighbouring tasks, one by one, and then the last ones of workers that are not
+  // done: what a core has read or written for a task is near for the next one and for the next op,
+  // and a thread that the system holds up does not hold up the others.
   template <class F>
   void parallel(int64_t tasks, const F& task) const {
     if (tasks <= 1 || count == 1) {
       for (int64_t i = 0; i < tasks; ++i) task(i);
       return;
     }
-    struct Shared {
-      const F& task;
-      int64_t tasks;
-      int64_t next;
-    } shared{task, tasks, 0};
+    const int64_t workers = std::min(tasks, count);
+    Shared<F> shared{task, tasks, std::min(workers, kMostLanes)};
     const Body body = [](void* context, int64_t begin, int64_t end) {
-      auto& s = *static_cast<Shared*>(context);
-      for (; begin < end; ++begin) {
-        for (int64_t i; (i = __atomic_fetch_add(&s.next, 1, __ATOMIC_RELAXED)) < s.tasks;)
-          s.task(i);
-      }
+      for (; begin < end; ++begin) static_cast<Shared<F>*>(context)->run_worker(begin);
     };
-    run(pool, tasks < count ? tasks : count, body, &shared);
+    run(pool, workers, body, &shared);
   }
+
+ private:
+  static constexpr int64_t kMostLanes = 64;
+
+  template <class F>
+  struct Shared {
+    Shared(const F& f, int64_t total, int64_t count) : task(f), tasks(total), lanes(count) {
+      for (int64_t i = 0; i < lanes; ++i) lane[i] = {0, 0, 0};
+    }
+
+    void run_worker(int64_t worker) {
+      for (int64_t i = 0; i < lanes; ++i) {
+        const int64_t owner = (worker + i) % lanes;
+        const Share share(tasks, lanes, owner);
+        while (lane[owner].claim(share.end - share.begin))
+          task(i == 0 ? share.begin + lane[owner].front() : share.end - 1 - lane[owner].back());
+      }
+    }
+
+    const F& task;
+    const int64_t tasks, lanes;
+    Lane lane[kMostLanes];
+  };
 };
 
 // The calling thread and no other.
 constexpr Threads kAlone{1, nullptr, nullptr};
-
-// [begin, end) of part `index` when `total` is dealt to `parts` as equally as possible.
-struct Share {
-  // Inlined everywhere, like all that kernels of several instruction sets share: a merged copy
-  // could hold AVX-512.
-  __attribute__((always_inline)) Share(int64_t total, int64_t parts, int64_t index)
-      : begin(total * index / parts), end(total * (index + 1) / parts) {}
-  int64_t begin, end;
-};
 
 }  // namespace fastconv

@@ -297,7 +297,7 @@ def test_lenet5_learns_real_digits():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model, images, epochs, batch = models.lenet5(), enlarged(images), 40, 32
+    model, images, epochs, batch = models.lenet5(), enlarged(images), 20, 32
     optimizer = torch.optim.AdamW(model.parameters())
     steps = epochs * (len(labels) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps)

@@ -28,9 +28,9 @@ class Waiting {
 
 }  // namespace
 
-void Team::call_body() {
+void Team::call_body(int64_t worker) {
   try {
-    body_(context_, 0, 1);
+    body_(context_, worker, worker + 1);
   } catch (...) {
     const std::lock_guard<std::mutex> lock(error_mutex_);
     if (!error_) error_ = std::current_exception();
@@ -54,12 +54,13 @@ void Team::run(void* pool, int64_t workers, Threads::Body body, void* context) {
   if (workers <= 1) return body(context, 0, 1);
   Team& team = *static_cast<Team*>(pool);
   team.open(body, context);
-  team.call_body();
+  team.call_body(0);
   team.close();
   if (team.error_) std::rethrow_exception(std::exchange(team.error_, nullptr));
 }
 
 void Team::help() {
+  const int64_t worker = 1 + helpers_.fetch_add(1, std::memory_order_relaxed);
   uint64_t done = 0;
   Waiting waiting;
   while (!finished_.load(std::memory_order_acquire)) {
@@ -68,7 +69,7 @@ void Team::help() {
     if ((gate & kOpen) == 0 || round == done) {
       waiting.once();
     } else if (gate_.compare_exchange_weak(gate, gate + kHelper, std::memory_order_acq_rel)) {
-      call_body();
+      call_body(worker);
       left_.fetch_add(1, std::memory_order_release);
       done = round;
       waiting = Waiting();

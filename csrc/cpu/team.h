@@ -44,10 +44,11 @@ class Team {
   void open(Threads::Body body, void* context);
   void close();
   void help();
-  void call_body();
+  void call_body(int64_t worker);
 
   // Round in the upper half, then how many helpers entered it, then whether it is open.
   alignas(64) std::atomic<uint64_t> gate_{0};
+  std::atomic<int64_t> helpers_{0};  // that ever arrived
   std::atomic<bool> led_{false}, finished_{false};
   alignas(64) std::atomic<uint64_t> left_{0};  // helpers that are done with the round
   Threads::Body body_ = nullptr;
