@@ -42,9 +42,9 @@ struct Threads {
   Run run;
   void* pool;
 
-  // Each worker takes neighbouring tasks, one by one, and then the last ones of workers that are not
-  // done: what a core has read or written for a task is near for the next one and for the next op,
-  // and a thread that the system holds up does not hold up the others.
+  // Each worker takes neighbouring tasks, one by one, and then the last ones of workers that are
+  // not done: what a core has read or written for a task is near for the next one and for the next
+  // op, and a thread that the system holds up does not hold up the others.
   template <class F>
   void parallel(int64_t tasks, const F& task) const {
     if (tasks <= 1 || count == 1) {

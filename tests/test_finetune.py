@@ -1,5 +1,6 @@
 """``fastconv finetune``: what it learns, keeps and refuses, and how it goes on after a stop."""
 
+import functools
 import json
 import os
 import signal
@@ -119,11 +120,28 @@ def test_features_are_computed_once(folder, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("features-*"))) == 1
 
 
+def stopped_command(folder, mode):
+    return [folder, *SMALL[:-1], "--epochs", 3, "--mode", mode, "--checkpoint-every", 0]
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """By the mode: the directory of a run that nothing stopped."""
+
+    @functools.cache
+    def finished(mode):
+        out = tmp_path_factory.mktemp("whole")
+        assert run(*stopped_command(folder, mode), "--out", out) == 0
+        return out
+
+    return finished
+
+
 @pytest.mark.parametrize("at", [1, 5, 6, 11])
 @pytest.mark.parametrize("mode", ["all", "head"])
-def test_it_goes_on_with_the_same_bits(folder, tmp_path, monkeypatch, mode, at):
-    command = [folder, *SMALL[:-1], "--epochs", 3, "--mode", mode, "--checkpoint-every", 0]
-    assert run(*command, "--out", tmp_path / "whole") == 0
+def test_it_goes_on_with_the_same_bits(folder, whole, tmp_path, monkeypatch, mode, at):
+    command = stopped_command(folder, mode)
+    expected = state(whole(mode))
     steps = 0
     original = loop.Trainer._one
 
@@ -142,7 +160,7 @@ def test_it_goes_on_with_the_same_bits(folder, tmp_path, monkeypatch, mode, at):
             with pytest.raises(RuntimeError, match="power"):
                 run(*command, "--out", tmp_path / "parts")
     assert run(*command, "--out", tmp_path / "parts") == 0
-    assert_same(state(tmp_path / "whole"), state(tmp_path / "parts"))
+    assert_same(expected, state(tmp_path / "parts"))
 
 
 def test_it_survives_being_killed(folder, tmp_path):

@@ -275,21 +275,28 @@ void ring_band(const Block& b, int64_t image, Range rows) {
             });
 }
 
-// Second schedule, first half: the channels of one panel in some rows of the map into `planes`, and
-// their sums.
-void chunk(const Block& b, int64_t image, int64_t panel, Range rows, Element* planes, int64_t plane,
+// The depthwise output in some rows of an image: vector v of row y at data + v * plane + (y -
+// rows.begin) * out_width * kW.
+struct Map {
+  Element* data;
+  int64_t plane;
+  Range rows;
+};
+
+// Second schedule, first half: the channels of one panel in some rows of the map, and their sums.
+void chunk(const Block& b, int64_t image, int64_t panel, Range rows, const Map& map,
            const ChannelSums& sums) {
   const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
   for (int64_t y = rows.begin; sums.data != nullptr && y < rows.end; y += sums.band)
     std::fill(sums.of(y, vectors.begin), sums.of(y, vectors.end), 0.f);
   const int64_t row = b.d.out_width * kW;
+  Element* out = map.data + (rows.begin - map.rows.begin) * row;
   run_steps(b, image, {panel, panel + 1}, rows, b.slab(Scratch::kTile, vectors.size()),
-            {planes + vectors.begin * plane + rows.begin * row, plane, row}, sums,
-            [](int64_t, int64_t) {});
+            {out + vectors.begin * map.plane, map.plane, row}, sums, [](int64_t, int64_t) {});
   if (sums.data == nullptr || !b.reads_input) return;
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     for (int64_t y = rows.begin; y < rows.end; ++y) {
-      const Element* x = planes + v * plane + y * row;
+      const Element* x = out + v * map.plane + (y - rows.begin) * row;
       Vec sum = vload(sums.of(y, v));
       for (int64_t m = 0; m < b.d.out_width; ++m) sum = vadd(sum, vload(x + m * kW));
       vstore(sums.of(y, v), sum);
@@ -297,25 +304,31 @@ void chunk(const Block& b, int64_t image, int64_t panel, Range rows, Element* pl
   }
 }
 
-// The second schedule's first half, shared by threads: by panels, and where those are few, by rows
-// as well, at the cost of expanding the rows between them twice.
-void all_chunks(const Block& b, int64_t image, Element* planes, int64_t plane,
-                const ChannelSums& sums, const Threads& threads) {
-  const int64_t panels = b.expand_panels.count, height = b.d.out_height;
+// The second schedule's first half, shared by threads: by rows, if that is better; else by panels,
+// and where those are few, by rows as well, at the cost of expanding the rows between them twice.
+void all_chunks(const Block& b, int64_t image, const Map& map, const ChannelSums& sums,
+                const Threads& threads) {
+  const int64_t panels = b.expand_panels.count, height = map.rows.size();
   const int64_t bands = (height + sums.band - 1) / sums.band;
+  const auto run = [&](int64_t panel, int64_t parts, int64_t part) {
+    const Share share(bands, parts, part);
+    const Range rows{map.rows.begin + share.begin * sums.band,
+                     map.rows.begin + std::min(share.end * sums.band, height)};
+    chunk(b, image, panel, rows, map, sums);
+  };
+  if (threads.count > 1 && bands % threads.count == 0 && shares_rows(b.p, threads.count)) {
+    return threads.parallel(threads.count, [&](int64_t part) {
+      for (int64_t panel = 0; panel < panels; ++panel) run(panel, threads.count, part);
+    });
+  }
   const int64_t parts = panels >= 2 * threads.count ? 1 : std::min(bands, threads.count);
-  threads.parallel(panels * parts, [&](int64_t task) {
-    const Share share(bands, parts, task / panels);
-    const Range rows{share.begin * sums.band, std::min(share.end * sums.band, height)};
-    chunk(b, image, task % panels, rows, planes, plane, sums);
-  });
+  threads.parallel(panels * parts, [&](int64_t task) { run(task % panels, parts, task / panels); });
 }
 
-void scale_planes(const Block& b, Range vectors, Range pixels, const float* gates, Element* planes,
-                  int64_t plane) {
+void scale_planes(Range vectors, Range pixels, const float* gates, const Map& map) {
   for (int64_t v = vectors.begin; v < vectors.end; ++v) {
     const Vec gate = vload(gates + v * kW);
-    Element* x = planes + v * plane;
+    Element* x = map.data + v * map.plane;
     for (int64_t m = pixels.begin; m < pixels.end; ++m)
       vstore(x + m * kW, vmul(vload(x + m * kW), gate));
   }
@@ -323,9 +336,10 @@ void scale_planes(const Block& b, Range vectors, Range pixels, const float* gate
 
 // Second schedule, second half. gates: of the planes, or null. cold: the weights are read for the
 // first time.
-void project_planes(const Block& b, int64_t image, Element* planes, int64_t plane,
-                    const float* gates, const float* weights, bool cold, const Threads& threads) {
-  const int64_t pixels = b.out_pixels(), vectors = vectors_of(b.d.channels);
+void project_map(const Block& b, int64_t image, const Map& map, const float* gates,
+                 const float* weights, bool cold, const Threads& threads) {
+  const int64_t before = map.rows.begin * b.d.out_width;
+  const int64_t pixels = map.rows.size() * b.d.out_width, vectors = vectors_of(b.d.channels);
   const int64_t map_bytes = sizeof(Element) * pixels * vectors * kW;
   const int64_t weight_bytes = sizeof(Element) * vectors * kW * b.project_panels.vectors * kW;
   // Blocks of pixels whose A matrix stays in L2 while all panels pass. What L2 does not hold of the
@@ -343,9 +357,9 @@ void project_planes(const Block& b, int64_t image, Element* planes, int64_t plan
   if (threads.count == 1 || (blocks >= threads.count && !fewer)) {
     threads.parallel(blocks, [&](int64_t i) {
       const Share share(pixels, blocks, i);
-      if (gates) scale_planes(b, {0, vectors}, {share.begin, share.end}, gates, planes, plane);
-      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
-              {0, b.project_panels.count},
+      if (gates) scale_planes({0, vectors}, {share.begin, share.end}, gates, map);
+      project(b, image, {before + share.begin, before + share.end}, map.data + share.begin * kW,
+              map.plane, {0, b.project_panels.count},
               {weights, far || (cold && i < threads.count), i == 0 ? b.p.ahead : WeightRegion{}});
     });
     return;
@@ -353,7 +367,7 @@ void project_planes(const Block& b, int64_t image, Element* planes, int64_t plan
   if (gates) {
     threads.parallel(threads.count, [&](int64_t i) {
       const Share share(vectors, threads.count, i);
-      scale_planes(b, {share.begin, share.end}, {0, pixels}, gates, planes, plane);
+      scale_planes({share.begin, share.end}, {0, pixels}, gates, map);
     });
   }
   const int64_t parts = std::min(threads.count, b.project_panels.count);
@@ -361,20 +375,20 @@ void project_planes(const Block& b, int64_t image, Element* planes, int64_t plan
     const Share panels(b.project_panels.count, parts, i);
     for (int64_t r = 0; r < by_cache; ++r) {
       const Share share(pixels, by_cache, r);
-      project(b, image, {share.begin, share.end}, planes + share.begin * kW, plane,
-              {panels.begin, panels.end},
+      project(b, image, {before + share.begin, before + share.end}, map.data + share.begin * kW,
+              map.plane, {panels.begin, panels.end},
               {weights, far || (cold && r == 0), r == 0 ? b.p.ahead : WeightRegion{}});
     }
   });
 }
 
-// One image by the second schedule; `threads` share both halves.
-void chunked_image(const Block& b, int64_t image, const Threads& threads) {
-  const int64_t plane = plane_stride<Element>(b.out_pixels() * kW),
-                vectors = vectors_of(b.d.channels);
-  const int64_t pixels = b.out_pixels();
+// Output rows by the second schedule, all of them where there is a squeeze-and-excitation;
+// `threads` share both halves.
+void chunked_rows(const Block& b, int64_t image, Range rows, const Threads& threads) {
+  const int64_t pixels = rows.size() * b.d.out_width, vectors = vectors_of(b.d.channels);
+  const int64_t plane = plane_stride<Element>(pixels * kW);
   // Where the first schedule has its slab: the memory of a block before this one is still near.
-  Element* planes = scratch_elements(Scratch::kSlab, vectors * plane);
+  const Map map{scratch_elements(Scratch::kSlab, vectors * plane), plane, rows};
   const bool gated = b.p.squeeze_excite.squeezed > 0;
   // The gates go where they meet fewer numbers: the planes, or the projection's weights.
   const int64_t weight_floats =
@@ -392,7 +406,7 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
     gated_weights = sums.data + kBands * vectors * kW;
   }
 
-  all_chunks(b, image, planes, plane, sums, threads);
+  all_chunks(b, image, map, sums, threads);
   if (gated) {
     for (int64_t v = 0; v < vectors; ++v) {
       Vec sum = vload(sums.of(0, v));
@@ -407,8 +421,7 @@ void chunked_image(const Block& b, int64_t image, const Threads& threads) {
     weights = gated_weights;
   }
 
-  project_planes(b, image, planes, plane, gates_planes ? gates : nullptr, weights, !gates_weights,
-                 threads);
+  project_map(b, image, map, gates_planes ? gates : nullptr, weights, !gates_weights, threads);
 }
 
 }  // namespace
@@ -419,24 +432,27 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   const InvertedResidualPlan plan = plan_inverted_residual(p, kDataType, kW, 2 * kW, cache_sizes());
   const Block b(p, plan.rows_per_step);
 
+  const Range all{0, d.out_height};
+  const auto run_rows = [&](int64_t n, Range rows) {
+    if (plan.ring) {
+      ring_band(b, n, rows);
+    } else {
+      chunked_rows(b, n, rows, kAlone);
+    }
+  };
   // Whole images first, a thread each; the images that are left are shared.
   const int64_t whole = d.batch / threads.count * threads.count;
-  threads.parallel(whole, [&](int64_t n) {
-    if (plan.ring) {
-      ring_band(b, n, {0, d.out_height});
-    } else {
-      chunked_image(b, n, kAlone);
-    }
-  });
+  threads.parallel(whole, [&](int64_t n) { run_rows(n, all); });
   for (int64_t n = whole; n < d.batch; ++n) {
-    if (plan.ring) {
+    const bool gated = p.squeeze_excite.squeezed > 0;
+    if (plan.ring || (!gated && shares_rows(p, threads.count))) {
       const int64_t bands = std::min(threads.count, d.out_height);
       threads.parallel(bands, [&](int64_t i) {
         const Share share(d.out_height, bands, i);
-        ring_band(b, n, {share.begin, share.end});
+        run_rows(n, {share.begin, share.end});
       });
     } else {
-      chunked_image(b, n, threads);
+      chunked_rows(b, n, all, threads);
     }
   }
 }

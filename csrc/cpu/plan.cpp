@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../parallel.h"
 #include "features.h"
 
 namespace fastconv {
@@ -36,6 +37,24 @@ InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, Dat
   int64_t chunk_rows = std::max<int64_t>(1, d.out_height);
   while (chunk_rows > 1 && line * ring_rows(d, chunk_rows) > cache.l1 * 3 / 4) --chunk_rows;
   return {false, std::max(chunk_rows, std::min(rows, d.out_height))};
+}
+
+bool shares_rows(const InvertedResidualParams& p, int64_t threads) {
+  const DepthwiseConv2dParams& d = p.depthwise;
+  if (d.out_height < threads) return false;
+  const int64_t in_row = p.expand_packed == nullptr ? 0 : d.width * p.in_channels;
+  const int64_t out_row = d.out_width * (d.kernel_height * d.kernel_width + p.out_channels);
+  int64_t longest = 0;
+  for (int64_t i = 0; i < threads; ++i) {
+    const Share rows(d.out_height, threads, i);
+    const int64_t first = rows.begin * d.stride_height - d.pad_top;
+    const int64_t end = std::min(d.height, first + ring_rows(d, rows.end - rows.begin));
+    const int64_t expanded = std::max<int64_t>(0, end - std::max<int64_t>(0, first));
+    longest = std::max(longest, expanded * in_row + (rows.end - rows.begin) * out_row);
+  }
+  const int64_t all = d.height * in_row + d.out_height * out_row;
+  constexpr int64_t kMostWork = 110;  // percent of equal parts
+  return 100 * threads * longest <= kMostWork * all;
 }
 
 bool is_far(const DepthwiseConv2dParams& p, DataType type) {

@@ -26,6 +26,11 @@ struct CacheSizes {
 InvertedResidualPlan plan_inverted_residual(const InvertedResidualParams& p, DataType type,
                                             int64_t lanes, int64_t panel, const CacheSizes& cache);
 
+// Whether threads that share an image do better to take some rows of it each, from the input to the
+// output, than some channels and then some pixels: neither map then passes between cores, but rows
+// at the joints are expanded twice, and not every height has equal parts.
+bool shares_rows(const InvertedResidualParams& p, int64_t threads);
+
 // Input rows under `rows` output rows: what the ring must hold.
 int64_t ring_rows(const DepthwiseConv2dParams& p, int64_t rows);
 

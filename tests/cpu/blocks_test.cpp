@@ -58,8 +58,9 @@ void test_squeeze_excite(Draw& draw, int64_t n, int64_t pixels, int64_t c, int64
         });
 }
 
-// Which of the two schedules ran, in one step and in several; per level.
-std::map<std::string, std::array<int, 4>> schedules;
+// Which of the two schedules ran, in one step and in several, and whether threads shared the rows
+// of the second; per level.
+std::map<std::string, std::array<int, 6>> schedules;
 
 struct Block {
   int64_t in, mid, out;
@@ -112,18 +113,24 @@ void test_inverted_residual(Draw& draw, const int64_t (&size)[3], const Block& b
           p.residual = residuals.data();
           p.depthwise.output = output;
           level.table->inverted_residual(p, threads);
-          if (size[0] == 0 || threads.count > 1) return;
+          if (size[0] == 0) return;
           const InvertedResidualPlan plan = plan_inverted_residual(
               p, level.table->type, level.lanes, 2 * level.lanes, cache_sizes());
+          if (threads.count > 1) {
+            const bool shared = size[0] == 1 && !plan.ring && shares_rows(p, threads.count);
+            schedules[level.name][b.squeezed > 0 ? 4 : 5] += shared;
+            return;
+          }
           ++schedules[level.name][2 * plan.ring + (plan.rows_per_step < p.depthwise.out_height)];
         });
 }
 
 void check_schedules() {
-  const char* names[] = {"chunks in one step", "chunks in several steps", "a ring in one step",
-                         "a ring in several steps"};
+  const char* names[] = {"chunks in one step",          "chunks in several steps",
+                         "a ring in one step",          "a ring in several steps",
+                         "gated chunks of shared rows", "chunks of shared rows"};
   for (const Level& level : levels()) {
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < 6; ++i) {
       const int runs = schedules[level.name][i];
       std::printf("%-13s%4d blocks by %s\n", level.name, runs, names[i]);
       score().count(level, "schedules", runs > 0 ? "" : text("no block ran by", names[i]));
@@ -165,6 +172,12 @@ void test_blocks(Draw& draw) {
     const int64_t rows = l2_bytes() / (4 * 24 * size);
     const Window far{3, 3, 1, 1, rows, 1, rows, rows, 1, 1};
     test_inverted_residual(draw, {2, size, size}, {9, 24, 17, true, 0}, far);
+  }
+  // As many channels as no ring in the cache has room for, on rows that threads can share.
+  const int64_t many = l2_bytes() / 600;
+  for (bool expands : {true, false}) {
+    for (const Window& s : {same, Window{3, 3, 2, 1, 1, 1, 1, 1, 1, 1}})
+      test_inverted_residual(draw, {1, 30, 8}, {expands ? 3 : many, many, 3, expands, 0}, s);
   }
   check_schedules();
 }
