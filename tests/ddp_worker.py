@@ -1,8 +1,9 @@
-"""One of the processes of test_train_networks: trains a network on its share of the data, with the
-kernels or PyTorch, and writes its weights. Started by torchrun."""
+"""One of the processes of test_train_networks: trains a network on its share of the data, with each
+backend, and writes the weights. Started by torchrun."""
 
 import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -14,9 +15,7 @@ import fastconv
 from fastconv.nn import Conv2dNormAct, InvertedResidual, MBConv, SqueezeExcite
 
 
-def main(backend: str, path: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+def train(backend: str) -> nn.Module:
     rank, count = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -39,8 +38,16 @@ def main(backend: str, path: str) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    if rank == 0:
-        torch.save(model.state_dict(), path)
+    return model
+
+
+def main(directory: str, *backends: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for backend in backends:
+        model = train(backend)
+        if dist.get_rank() == 0:
+            torch.save(model.state_dict(), Path(directory, backend))
     dist.barrier()
     dist.destroy_process_group()
     # PyTorch's threads that still wait for the interpreter when it ends abort the process.

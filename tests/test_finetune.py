@@ -167,12 +167,13 @@ def test_it_survives_being_killed(folder, tmp_path):
     command = [folder, *SMALL[:-1], "--epochs", "3", "--mode", "all", "--checkpoint-every", "0"]
     command += ["--augment", "crop,rotate,warp,color,pca", "--augment-strength", "1.5"]
     assert run(*command, "--out", tmp_path / "whole") == 0
-    command += ["--workers", "2"]
     parts = tmp_path / "parts"
     shell = [sys.executable, "-m", "fastconv", "finetune", *map(str, command), "--out", str(parts)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for wait in (0.05, 0.5):  # after the first checkpoint of each process
-        process = subprocess.Popen(shell, env=environment, stderr=subprocess.DEVNULL)
+    # How long after the first checkpoint of each process; however many read the images.
+    for wait, workers in (0.05, 2), (0.5, 0):
+        once = [*shell, "--workers", str(workers)]
+        process = subprocess.Popen(once, env=environment, stderr=subprocess.DEVNULL)
         file = parts / "checkpoint.pt"
         seen = file.stat().st_mtime_ns if file.exists() else 0
         end = time.monotonic() + 60
