@@ -13,11 +13,12 @@ import torch
 
 import fastconv
 from fastconv import _library, backend
+from fastconv._peak import LEVELS
 from fastconv._timing import Contender
 
 from .layers import flops, network, random_input
 from .peers import OURS, SWAPPED
-from .timing import FULL, LEVELS, Speed, Work
+from .timing import FULL, Speed, Work
 
 Call = Callable[[], torch.Tensor]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fastconv import _library, _timing
+from fastconv._peak import LEVELS, fma_peak, peak_factor
 from fastconv._timing import Contender, Timing
 
 from . import peers
@@ -21,7 +22,6 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 OF_EAGER = 2
 # How many different images a batch has. Odd: tiles of 2, 4, 8 ... images meet different ones.
 IMAGES = 5
-LEVELS = ("scalar", "avx2", "avx512", "neon")
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,6 @@ def _significant(value: float, digits: int = 4) -> float:
 def isa_name() -> str:
     """The ISA level that the native kernels use now, "none" without the library."""
     return LEVELS[torch.ops.fastconv.isa(-1)] if _library.is_loaded() else "none"
-
-
-def fma_peak(seconds: float = 0.02) -> float | None:
-    """Measured GFLOP/s of one thread that does nothing but FMAs at the best ISA level."""
-    native = _library._C
-    if not hasattr(native, "measure_fma_peak"):
-        return None
-    return float(native.measure_fma_peak(LEVELS.index(native.isa_levels()[-1]), seconds))
-
-
-def peak_factor(dtype: torch.dtype) -> int:
-    """How many times the float32 FMA peak this dtype can reach: AVX512_BF16 does two in one."""
-    native = _library._C
-    has_bfloat16 = native is not None and native.cpu_features().get("avx512bf16", False)
-    return 2 if dtype == torch.bfloat16 and has_bfloat16 else 1
 
 
 def truth(work: Work) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """A chain of ops in one native call: bit for bit what its ops give one by one."""
 
 import itertools
+import time
 
 import pytest
 import torch
@@ -10,9 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 import fastconv
 from fastconv import backend, folding
 from fastconv.nn import Conv2d, Conv2dNormAct, DepthwiseSeparableConv2d, InvertedResidual, Linear
-from fastconv.ops._sequential import Step, StepKind, sequential, steps_text
+from fastconv.ops._sequential import (
+    Step,
+    StepKind,
+    sequential,
+    sequential_times,
+    steps_text,
+    works,
+)
 
 SEQUENTIAL = torch.ops.fastconv.sequential
+SEQUENTIAL_TIMES = torch.ops.fastconv.sequential_times
 
 
 def _chains():
@@ -140,10 +149,39 @@ def test_bands(native, name):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_times(chain, count):
+    steps, packed, _, _ = chain
+    threads = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        for input in _inputs(3):
+            begin = time.perf_counter_ns()
+            output, nanoseconds = sequential_times(input, steps, packed)
+            most = count * (time.perf_counter_ns() - begin)
+            assert torch.equal(output, sequential(input, steps, packed))
+            assert nanoseconds.shape == (len(works(input.shape[1:], steps)),)
+            assert nanoseconds.dtype is torch.int64
+            assert (nanoseconds > 0).all()  # none of these maps is so large that two run as one
+            assert int(nanoseconds.sum()) <= most
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_steps_that_run_as_one_have_one_time(native):
+    steps, packed, _, _ = _chain(BANDED["stride 1"])
+    _, nanoseconds = sequential_times(torch.randn(1, 3, 300, 300), steps, packed)
+    assert nanoseconds[0] > 0
+    assert nanoseconds[1] == 0
+
+
 def test_opcheck(chain):
     steps, packed, _, _ = chain
     for input in _inputs(2):
         torch.library.opcheck(SEQUENTIAL.default, (input, steps, packed))
+    # No two calls take the same time, so results are not compared.
+    tests = "test_schema", "test_autograd_registration", "test_faketensor"
+    torch.library.opcheck(SEQUENTIAL_TIMES.default, (input, steps, packed), test_utils=tests)
 
 
 def test_flops(chain):

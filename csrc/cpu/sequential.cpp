@@ -6,6 +6,7 @@
 #include "../sequential.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "dispatch.h"
@@ -204,6 +205,17 @@ struct Chain {
     });
   }
 
+  // Runs what belongs to step i, and adds its time to that step's.
+  template <class F>
+  void timed(int64_t i, const Threads& threads, const F& run) const {
+    if (p.nanoseconds == nullptr) return run();
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point begin = Clock::now();
+    run();
+    const std::chrono::nanoseconds time = Clock::now() - begin;
+    __atomic_fetch_add(p.nanoseconds + i, time.count() * threads.count, __ATOMIC_RELAXED);
+  }
+
   // Some steps in a row on `batch` images, which read no map from before but the last.
   void run_steps(Steps steps, int64_t batch, const char* input, char* output,
                  const Threads& threads) const {
@@ -230,13 +242,16 @@ struct Chain {
     for (int64_t i = first; i < steps.end;) {
       const SequentialStep& step = p.steps[i];
       const int64_t count = side_by_side(i, steps.end);
-      if (i > steps.begin && i == first) {
-        run_banded(input, to(step), threads);
-      } else if (count > 1) {
-        run_side_by_side(i, count, batch, at(step.input), to, threads);
-      } else {
-        run_step(step, batch, at(step.input), at(step.residual), to(step), threads);
-      }
+      const bool banded = i > steps.begin && i == first;
+      timed(banded ? steps.begin : i, threads, [&] {
+        if (banded) {
+          run_banded(input, to(step), threads);
+        } else if (count > 1) {
+          run_side_by_side(i, count, batch, at(step.input), to, threads);
+        } else {
+          run_step(step, batch, at(step.input), at(step.residual), to(step), threads);
+        }
+      });
       i += count;
     }
   }

@@ -360,10 +360,8 @@ Plan& plan_for(const Image& image, const std::string& steps, const Tensor& packe
   return place = std::move(plan);
 }
 
-Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tensor& packed) {
-  const Image image = check_input(kOp, input);
-  check_packed(kOp, packed);
-  Plan& plan = plan_for(image, steps, packed);
+// times: of the plan's steps; null for none.
+Tensor run_plan(Plan& plan, const Image& image, const Tensor& input, int64_t* times) {
   const StepKind last = plan.steps.back().kind;
   Tensor output =
       last == StepKind::kPool || last == StepKind::kMean || last == StepKind::kLinear
@@ -373,9 +371,27 @@ Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tenso
   const Tensor first = dense && !plan.shares_input ? input : channels_last(input);
   if (dense) set_strided_input(plan.steps[0].conv2d_bias_act, first);
   const SequentialParams p{image.batch, static_cast<int64_t>(plan.steps.size()), plan.steps.data(),
-                           data(first), mutable_data(output)};
+                           data(first), mutable_data(output), times};
   sequential(image.kernels, p, torch_threads());
   return output;
+}
+
+Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tensor& packed) {
+  const Image image = check_input(kOp, input);
+  check_packed(kOp, packed);
+  return run_plan(plan_for(image, steps, packed), image, input, nullptr);
+}
+
+std::tuple<Tensor, Tensor> sequential_times_cpu(const Tensor& input, const std::string& steps,
+                                                const Tensor& packed) {
+  const Image image = check_input(kOp, input);
+  check_packed(kOp, packed);
+  Plan& plan = plan_for(image, steps, packed);
+  const std::array<int64_t, 1> size{static_cast<int64_t>(plan.steps.size())};
+  Tensor times = torch::stable::empty({size.data(), size.size()}, ScalarType::Long);
+  torch::stable::zero_(times);
+  Tensor output = run_plan(plan, image, input, times.mutable_data_ptr<int64_t>());
+  return {output, times};
 }
 
 }  // namespace
@@ -383,4 +399,5 @@ Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tenso
 
 STABLE_TORCH_LIBRARY_IMPL(fastconv, CPU, m) {
   m.impl("sequential", TORCH_BOX(&fastconv::sequential_cpu));
+  m.impl("sequential_times", TORCH_BOX(&fastconv::sequential_times_cpu));
 }

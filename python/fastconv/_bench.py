@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from . import _library, _resolve, _runtimes, _timing, backend
 from ._progress import Progress
-from ._resolve import Network, ResolveError
+from ._resolve import Network, ResolveError, first_line
 from ._table import print_table
 from ._timing import Contender, Timing
 from .nn._fused import FusedModule
@@ -147,7 +147,7 @@ def _bench_one(network: Network, options: Options, progress: Progress) -> Result
         except Exception as error:  # rivals fail in many ways, and all are reasons to skip them
             if name == OURS:
                 raise
-            skipped[name] = _first_line(error)
+            skipped[name] = first_line(error)
             continue
         limit = _AGREEMENT[options.dtype]
         if difference <= limit or difference <= _OWN_ERRORS[options.dtype] * own_error():
@@ -205,7 +205,7 @@ def _plain_form(network: Network, input: Tensor) -> tuple[nn.Module, Tensor]:
     except Exception as error:  # whatever a stranger's forward raises
         shape = tuple(input.shape)
         raise ResolveError(
-            f"{network.name} must run on images of shape {shape}, got: {_first_line(error)}"
+            f"{network.name} must run on images of shape {shape}, got: {first_line(error)}"
         ) from error
     if not isinstance(output, Tensor):
         raise ResolveError(f"{network.name} must return one tensor, got a {type(output).__name__}")
@@ -229,7 +229,3 @@ def _difference(output: object, expected: Tensor) -> float:
         return math.inf
     difference = float((output - expected).abs().max() / expected.abs().max())
     return math.inf if math.isnan(difference) else difference
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The subcommands of ``fastconv`` that take networks: summary, report and bench."""
+"""The subcommands of ``fastconv`` that take networks: summary, report, bench and profile."""
 
 from __future__ import annotations
 
@@ -42,22 +42,36 @@ def add_bench(commands: Any) -> None:
     parser = commands.add_parser("bench", help="time networks, beside other runtimes")
     parser.add_argument("names", nargs="+", metavar="NAME", help=_NAME_HELP)
     _add_common(parser)
-    parser.add_argument("--threads", type=_positive, help="threads to compute with (PyTorch's)")
-    parser.add_argument(
-        "--rounds", type=_positive, default=10, help="values to take medians of (10)"
-    )
+    _add_timing(parser)
     parser.add_argument(
         "--rivals",
         type=_rivals,
         default=_RIVALS,
         help=f"comma-separated, of {','.join(_RIVALS)} (all)",
     )
-    parser.add_argument(
-        "--dtype", choices=_DTYPES, default="float32", help="what everybody computes in (float32)"
-    )
     parser.add_argument("--plot", metavar="FILE", help="write a bar chart: .png, .svg, .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=lambda arguments: _explaining("bench", _run_bench, arguments))
+
+
+def add_profile(commands: Any) -> None:
+    """Add ``fastconv profile`` to the subparsers of ``fastconv``."""
+    parser = commands.add_parser("profile", help="say where a network's time goes, step by step")
+    parser.add_argument("name", metavar="NAME", help=_NAME_HELP)
+    _add_common(parser)
+    _add_timing(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=lambda arguments: _explaining("profile", _run_profile, arguments))
+
+
+def _add_timing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive, help="threads to compute with (PyTorch's)")
+    parser.add_argument(
+        "--rounds", type=_positive, default=10, help="values to take medians of (10)"
+    )
+    parser.add_argument(
+        "--dtype", choices=_DTYPES, default="float32", help="to compute in (float32)"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -185,6 +199,30 @@ def _run_bench(arguments: argparse.Namespace) -> None:
             result.show()
     if arguments.plot is not None:
         _plot.draw(results, arguments.plot)
+
+
+def _run_profile(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from ._profile import profile
+    from ._progress import Progress
+    from ._resolve import resolve
+
+    network = resolve(arguments.name, trust_file=arguments.trust_file)
+    with Progress() as progress:
+        result = profile(
+            network,
+            batch=arguments.batch,
+            size=arguments.size,
+            threads=arguments.threads or torch.get_num_threads(),
+            rounds=arguments.rounds,
+            dtype=arguments.dtype,
+            progress=progress,
+        )
+    if arguments.json:
+        print(json.dumps(result.to_dict(), indent=2))
+    else:
+        result.show()
 
 
 def _as_dict(options: Any, models: list[dict[str, Any]]) -> dict[str, Any]:

@@ -65,6 +65,10 @@ def resolve(name: str, *, trust_file: bool = False) -> Network:
     )
 
 
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def randomize_norms(module: nn.Module, shape: tuple[int, ...]) -> None:
     """Gives fresh BatchNorms statistics that differ from the defaults and fit the weights.
 

@@ -34,6 +34,7 @@ _COMMANDS = (
     _commands.add_summary,
     _commands.add_report,
     _commands.add_bench,
+    _commands.add_profile,
     add_finetune,
     _augment_command.add_parser,
 )

@@ -96,57 +96,109 @@ def sequential(input: Tensor, steps: str, packed: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.fastconv.sequential.default._op(input, steps, packed))
 
 
-def _follow(shape: Sequence[Any], text: str) -> tuple[tuple[Any, ...], Any]:
-    """The output's shape, and the FLOPs, of a chain on an input of this shape."""
-    steps = [int(number) for number in text.split()]
-    n = shape[0]
-    maps = [list(shape[1:])]
+def sequential_times(input: Tensor, steps: str, packed: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with a clock.
+
+    Returns:
+        the output, and what each step took, (steps,) int64: nanoseconds, of all threads together.
+        Steps that run as one have their time in the first of them, the others have 0.
+    """
+    op = torch.ops.fastconv.sequential_times.default
+    return cast(tuple[Tensor, Tensor], op(input, steps, packed))
+
+
+class Work(NamedTuple):
+    """What one step of a chain does with one image.
+
+    Args:
+        step: the op
+        input, output: (C, H, W) of the map that it reads, and of what it writes
+        macs: its multiply-accumulate operations
+    """
+
+    step: Step
+    input: tuple[Any, Any, Any]
+    output: tuple[Any, Any, Any]
+    macs: Any
+
+
+def works(image: Sequence[Any], text: str) -> list[Work]:
+    """What a chain does with an image of this shape, (C, H, W), step by step."""
+    return list(_works(image, text)[0])
+
+
+def _works(image: Sequence[Any], text: str) -> tuple[list[Work], tuple[Any, Any, Any]]:
+    """The same, and the shape of the last map, which several steps may have written."""
+    numbers = [int(number) for number in text.split()]
+    maps = [tuple(image)]
     written = [0]  # the input, and what each step wrote
-    kind, macs = None, 0
-    for begin in range(0, len(steps), _FIELDS):
-        number, k, mid, kh, kw, *rest = steps[begin : begin + _FIELDS]
-        stride, padding, dilation, squeezed = rest[:2], rest[2:6], rest[6:8], rest[11]
-        source, joins = rest[14:]
-        c, h, w = maps[written[-1 - source]]
-        kind = StepKind(number)
-        k = k or c
-        macs += 2 * (mid or c) * squeezed
-        if kind is StepKind.LINEAR:
-            macs += c * k
-        elif kind is StepKind.SQUEEZE_EXCITE:
-            pass
-        elif kind is StepKind.POOL:
-            macs += h * w * c * k
-            h = w = 1
-        elif kind is StepKind.MEAN:
-            h = w = 1
-        else:
-            before = h * w
-            h, w = common.window_size(_NAME, (h, w), (kh, kw), stride, padding, dilation)
-            pixels, depth = h * w, kh * kw
-            if kind is StepKind.INVERTED_RESIDUAL:
-                macs += before * c * mid + pixels * (mid or c) * (depth + k)
-            elif kind not in (StepKind.MAX_POOL, StepKind.AVERAGE_POOL):
-                macs += pixels * k * depth * (1 if kind is StepKind.DEPTHWISE else c)
-        if joins:
-            written.append(written[-joins])
-            maps[written[-1]][0] += k
+    found = []
+    for begin in range(0, len(numbers), _FIELDS):
+        step = _read_step(numbers[begin : begin + _FIELDS])
+        input = maps[written[-1 - step.source]]
+        output, macs = _work(step, input)
+        found.append(Work(step, input, output, macs))
+        if step.joins:
+            joint = written[-step.joins]
+            written.append(joint)
+            maps[joint] = (maps[joint][0] + output[0], *maps[joint][1:])
         else:
             written.append(len(maps))
-            maps.append([k, h, w])
-    flat = kind in (StepKind.POOL, StepKind.MEAN, StepKind.LINEAR)
-    last = maps[written[-1]]
-    return (n, last[0]) if flat else (n, *last), 2 * n * macs
+            maps.append(output)
+    return found, maps[written[-1]]
+
+
+def _read_step(numbers: Sequence[int]) -> Step:
+    kind, k, mid, kh, kw, sh, sw, top, bottom, left, right, dh, dw, *rest = numbers
+    activation, out_activation, residual, squeezed, act, gate, source, joins = rest
+    return Step(
+        StepKind(kind), k, mid, (kh, kw), (sh, sw), (top, bottom, left, right), (dh, dw),
+        activation, out_activation, residual, squeezed, (act, gate), source, joins,
+    )  # fmt: skip
+
+
+def _work(step: Step, input: tuple[Any, Any, Any]) -> tuple[tuple[Any, Any, Any], Any]:
+    """The shape of what a step makes of such a map, and its multiply-accumulate operations."""
+    c, h, w = input
+    kind, k, mid = step.kind, step.out_channels or c, step.mid_channels
+    macs = 2 * (mid or c) * step.squeezed
+    if kind is StepKind.SQUEEZE_EXCITE:
+        return input, macs
+    if kind is StepKind.LINEAR:
+        return (k, h, w), c * k
+    if kind is StepKind.MEAN:
+        return (k, 1, 1), macs
+    if kind is StepKind.POOL:
+        return (k, 1, 1), h * w * c * k
+    before, depth = h * w, step.kernel[0] * step.kernel[1]
+    window = step.kernel, step.stride, step.padding, step.dilation
+    h, w = common.window_size(_NAME, (h, w), *window)
+    if kind is StepKind.INVERTED_RESIDUAL:
+        macs += before * c * mid + h * w * (mid or c) * (depth + k)
+    elif kind not in (StepKind.MAX_POOL, StepKind.AVERAGE_POOL):
+        macs += h * w * k * depth * (1 if kind is StepKind.DEPTHWISE else c)
+    return (k, h, w), macs
+
+
+def _output_shape(input: Sequence[Any], text: str) -> tuple[Any, ...]:
+    found, last = _works(input[1:], text)
+    is_flat = found[-1].step.kind in (StepKind.POOL, StepKind.MEAN, StepKind.LINEAR)
+    return (input[0], last[0]) if is_flat else (input[0], *last)
 
 
 if backend.NATIVE_MISSING is None:
 
     @torch.library.register_fake("fastconv::sequential")
     def _fake(input: Tensor, steps: str, packed: Tensor) -> Tensor:
-        shape, _ = _follow(input.shape, steps)
+        shape = _output_shape(input.shape, steps)
         layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
         return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=layout)
 
-    @register_flop_formula(torch.ops.fastconv.sequential)
+    @torch.library.register_fake("fastconv::sequential_times")
+    def _fake_times(input: Tensor, steps: str, packed: Tensor) -> tuple[Tensor, Tensor]:
+        count = len(steps.split()) // _FIELDS
+        return _fake(input, steps, packed), torch.empty(count, dtype=torch.int64)
+
+    @register_flop_formula([torch.ops.fastconv.sequential, torch.ops.fastconv.sequential_times])
     def _flops(input: Any, steps: str, packed: Any, **_: Any) -> int:
-        return int(_follow(input, steps)[1])
+        return int(2 * input[0] * sum(work.macs for work in works(input[1:], steps)))
