@@ -78,8 +78,8 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   // csrc/ops/sequential.cpp reads them, in one string, which comes here faster than a list; packed:
   // the weights of all, one after the other.
   m.def("sequential(Tensor input, str steps, Tensor packed) -> Tensor");
-  // The same, and what each step took, int64 (steps,), in nanoseconds of all threads together; steps
-  // that run as one have theirs in the first, the others 0.
+  // The same, and what each step took, int64 (steps,), in nanoseconds of all threads together;
+  // steps that run as one have theirs in the first, the others 0.
   m.def(
       "sequential_times(Tensor input, str steps, Tensor packed) -> (Tensor output, Tensor "
       "nanoseconds)");

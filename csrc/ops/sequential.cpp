@@ -370,8 +370,9 @@ Tensor run_plan(Plan& plan, const Image& image, const Tensor& input, int64_t* ti
   const bool dense = plan.steps[0].kind == StepKind::kConv2dBiasAct;
   const Tensor first = dense && !plan.shares_input ? input : channels_last(input);
   if (dense) set_strided_input(plan.steps[0].conv2d_bias_act, first);
-  const SequentialParams p{image.batch, static_cast<int64_t>(plan.steps.size()), plan.steps.data(),
-                           data(first), mutable_data(output), times};
+  const SequentialParams p{image.batch,          static_cast<int64_t>(plan.steps.size()),
+                           plan.steps.data(),    data(first),
+                           mutable_data(output), times};
   sequential(image.kernels, p, torch_threads());
   return output;
 }
