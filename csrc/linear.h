@@ -1,7 +1,9 @@
-// output = input weight^T + bias: the classifier.
+// output = activation(input weight^T + bias): the classifier.
 #pragma once
 
 #include <cstdint>
+
+#include "activation.h"
 
 namespace fastconv {
 
@@ -10,6 +12,7 @@ struct LinearParams {
   const void* input;    // [N, C]
   const float* packed;  // pack_pointwise's result
   void* output;         // [N, K]
+  Activation activation;
 };
 
 }  // namespace fastconv

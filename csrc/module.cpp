@@ -105,5 +105,8 @@ PYBIND11_MODULE(_C, m) {
       .def(py::init<py::list, py::list, py::list>(), py::arg("slots"), py::arg("sizes"),
            py::arg("tensors"))
       .def("holds", &fastconv::Watch::holds, "Whether everything still is what it was.");
+  m.def(
+      "reads_memory_of_tensors", [] { return fastconv::TensorLayout::get() != nullptr; },
+      "Whether a Watch finds in memory what this PyTorch's tensors have as attributes.");
   m.def("build_info", &fastconv::build_info, "Versions, compiler and flags of this build.");
 }

@@ -129,8 +129,26 @@ def test_network(native, torchvision, name):
     joined = [one for one, two in itertools.pairwise(calls.names) if one == two == "sequential"]
     assert not joined
     if not name.startswith("efficientnet_v2"):  # whose first blocks have dense convolutions
-        # Everything but a last layer behind a dropout is one call.
-        assert calls.names in (["sequential"], ["sequential", "linear"])
+        assert calls.names == ["sequential"]
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.Hardswish(True), nn.ReLU(), nn.SiLU(), nn.Identity(), nn.GELU(), nn.Tanh()]
+)
+def test_activations_between_fully_connected_layers(native, activation):
+    torch.manual_seed(0)
+    model = calibrated(models.mobilenet_v3_small(width_mult=0.5))
+    input = torch.randn(3, 3, 64, 64)
+    before = output_of(model, input)
+    model.classifier[1] = activation
+    with Calls() as calls:
+        output = output_of(model, input)
+    is_native = not isinstance(activation, (nn.GELU, nn.Tanh))
+    assert calls.names == (["sequential"] if is_native else ["sequential", "linear"])
+    with fastconv.use_backend("reference"):
+        assert_close(output, output_of(copy.deepcopy(model), input))
+    changed = not isinstance(activation, nn.Hardswish)
+    assert torch.equal(output, before) != changed
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0"])

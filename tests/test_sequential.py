@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fastconv
 from fastconv import backend, folding
+from fastconv.activation import CODES
 from fastconv.nn import Conv2d, Conv2dNormAct, DepthwiseSeparableConv2d, InvertedResidual, Linear
 from fastconv.ops._sequential import (
     Step,
@@ -283,9 +284,31 @@ def test_rejects(native, steps, packed, message):
         SEQUENTIAL(torch.randn(1, 4, 5, 6), " ".join(map(str, steps)), packed())
 
 
+@pytest.mark.parametrize("batch", [0, 1, 2, 5])
+def test_fully_connected_layers(native, batch):
+    torch.manual_seed(batch)
+    layers = [nn.Linear(33, 70), nn.Linear(70, 9, bias=False)]
+    steps = [
+        Step(StepKind.LINEAR, 70, out_activation=CODES["hardswish"]),
+        Step(StepKind.LINEAR, 9, out_activation=CODES["sigmoid"]),
+    ]
+    with torch.no_grad():
+        packed = torch.cat([folding.pack_pointwise(m.weight, m.bias) for m in layers])
+        for input in (torch.randn(batch, 33), torch.randn(batch + 1, 66)[1:, ::2]):
+            expected = layers[1](nn.functional.hardswish(layers[0](input))).sigmoid()
+            output = sequential(input, steps_text(steps), packed)
+            torch.testing.assert_close(output, expected)
+            torch.library.opcheck(SEQUENTIAL.default, (input, steps_text(steps), packed))
+            with FlopCounterMode(display=False) as flops:
+                sequential(input, steps_text(steps), packed)
+            assert flops.get_total_flops() == 2 * batch * (33 * 70 + 70 * 9)
+
+
 def test_rejects_inputs(native):
     steps, packed = steps_text([POINTWISE]), _weights(8)
     for input, message in (
+        (torch.randn(4, 4), "input must have 4 dimensions"),
+        (torch.randn(4, 0), r"input must have shape \(N, C\) with C at least 1"),
         (torch.randn(4, 5, 6), "input must have 4 dimensions"),
         (torch.randn(1, 4, 5, 6).double(), "input must be float32"),
         (torch.randn(1, 4, 0, 6), "input must have shape"),

@@ -6,6 +6,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from fastconv import _library
 from fastconv.nn._watch import PythonWatch
@@ -76,6 +77,81 @@ def test_tensors(kind, change):
         with torch.no_grad():
             change(tensors[index])
         assert not watch.holds()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.t(),
+        lambda data: data.view(9),
+        lambda data: data[:2],
+        lambda data: data[1:],
+        lambda data: data.clone(),
+        lambda data: data.double(),
+    ],
+)
+def test_data_is_set_to_a_part_of_it(kind, change):
+    """No version counts that, and the first of them are where the data was."""
+    tensor = nn.Parameter(torch.arange(9.0).reshape(3, 3))
+    watch = kind([], [], [torch.ones(2), tensor])
+    tensor.data = change(tensor.data)
+    assert not watch.holds()
+
+
+def test_tensors_that_are_swapped(kind):
+    first, second = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    watch = kind([], [], [first])
+    torch.utils.swap_tensors(first, second)
+    assert not watch.holds()
+
+
+def test_a_resized_storage(kind):
+    tensor = torch.ones(3000)
+    watch = kind([], [], [tensor])
+    tensor.untyped_storage().resize_(0)
+    assert not watch.holds()
+
+
+def test_what_does_not_count(kind):
+    """Gradients, hooks and flags are kept beside what a tensor is."""
+    tensor = nn.Parameter(torch.ones(3))
+    watch = kind([], [], [tensor])
+    for change in (
+        lambda: (tensor * tensor).sum().backward(),
+        lambda: tensor.register_hook(lambda grad: grad),
+        lambda: setattr(tensor, "grad", None),
+        lambda: tensor.requires_grad_(False),
+        lambda: setattr(tensor, "note", 1),
+    ):
+        change()
+        assert watch.holds()
+        assert watch.holds()
+    with torch.no_grad():
+        tensor.add_(1)
+    assert not watch.holds()
+
+
+def test_watches_made_in_a_mode(kind):
+    with FakeTensorMode():
+        fake = torch.ones(3)
+        other = kind([], [], [])
+    tensor = torch.ones(3)
+    with torch.inference_mode():
+        watch = kind([], [], [tensor])
+    assert watch.holds()
+    assert other.holds()
+    assert fake.shape == (3,)
+    tensor.add_(1)
+    assert not watch.holds()
+
+
+def test_tensors_are_read_in_memory(native):
+    """As long as nothing changes: their attributes are only asked when something did."""
+    extension = _library._C
+    tensor = torch.ones(3)
+    watch = extension.Watch([], [], [tensor])
+    assert watch.holds()
+    assert extension.reads_memory_of_tensors()
 
 
 def test_tensors_without_a_version(kind):

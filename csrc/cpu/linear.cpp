@@ -16,7 +16,7 @@ void linear(const LinearParams& p, const Threads& threads) {
   threads.parallel(parts, [&](int64_t i) {
     const Share share(panels.count, parts, i);
     gemm(a, {p.packed + kPackedHeader, /*cold=*/true, {}}, panels, p.batch, c,
-         {Activation::kNone, nullptr, 0}, share.begin, share.end, /*single_pixel=*/p.batch == 1);
+         {p.activation, nullptr, 0}, share.begin, share.end, /*single_pixel=*/p.batch == 1);
   });
 }
 

@@ -17,6 +17,7 @@ Tensor linear_cpu(const Tensor& input, const Tensor& weight, const OptionalTenso
   const Tensor dense_input = dense(input);
   Tensor output = empty_2d(input, input.size(0), weight.size(0));
   LinearParams p{};
+  p.activation = Activation::kNone;
   p.batch = input.size(0);
   p.in_features = input.size(1);
   p.out_features = weight.size(0);

@@ -163,7 +163,12 @@ SequentialStep read_step(const Fields& f, PackedWeights& weights, Sizes& image) 
     case StepKind::kLinear: {
       FASTCONV_CHECK(image.height == 1 && image.width == 1, kOp, "a linear step",
                      "follow a pooled one", text(image.height, " x ", image.width));
-      step.linear = {0, in, out, nullptr, weights.next(PackedKind::kPointwise, out, in), nullptr};
+      LinearParams& p = step.linear;
+      p = LinearParams{};
+      p.in_features = in;
+      p.out_features = out;
+      p.activation = f.out_activation;
+      p.packed = weights.next(PackedKind::kPointwise, out, in);
       break;
     }
     case StepKind::kSqueezeExcite: {
@@ -360,16 +365,30 @@ Plan& plan_for(const Image& image, const std::string& steps, const Tensor& packe
   return place = std::move(plan);
 }
 
+// (N, C), for a fully connected layer, is (N, C, 1, 1).
+Image check_first_input(const Tensor& input) {
+  if (input.dim() != 2) return check_input(kOp, input);
+  const KernelTable& kernels = check_map(kOp, "input", input);
+  FASTCONV_CHECK(input.size(1) > 0, kOp, "input", "have shape (N, C) with C at least 1",
+                 shape_text(input));
+  return {{input.size(0), input.size(1), 1, 1}, kernels};
+}
+
 // times: of the plan's steps; null for none.
 Tensor run_plan(Plan& plan, const Image& image, const Tensor& input, int64_t* times) {
-  const StepKind last = plan.steps.back().kind;
+  const StepKind begin = plan.steps.front().kind, last = plan.steps.back().kind;
+  const bool is_flat = input.dim() == 2;
+  FASTCONV_CHECK(!is_flat || begin == StepKind::kLinear, kOp, "input", "have 4 dimensions",
+                 shape_text(input));
   Tensor output =
       last == StepKind::kPool || last == StepKind::kMean || last == StepKind::kLinear
           ? empty_2d(input, image.batch, plan.channels)
           : empty_channels_last(input, {image.batch, plan.channels, plan.height, plan.width});
-  const bool dense = plan.steps[0].kind == StepKind::kConv2dBiasAct;
-  const Tensor first = dense && !plan.shares_input ? input : channels_last(input);
-  if (dense) set_strided_input(plan.steps[0].conv2d_bias_act, first);
+  const bool is_dense = begin == StepKind::kConv2dBiasAct;
+  const Tensor first = is_flat                          ? dense(input)
+                       : is_dense && !plan.shares_input ? input
+                                                        : channels_last(input);
+  if (is_dense) set_strided_input(plan.steps[0].conv2d_bias_act, first);
   const SequentialParams p{image.batch,          static_cast<int64_t>(plan.steps.size()),
                            plan.steps.data(),    data(first),
                            mutable_data(output), times};
@@ -378,14 +397,14 @@ Tensor run_plan(Plan& plan, const Image& image, const Tensor& input, int64_t* ti
 }
 
 Tensor sequential_cpu(const Tensor& input, const std::string& steps, const Tensor& packed) {
-  const Image image = check_input(kOp, input);
+  const Image image = check_first_input(input);
   check_packed(kOp, packed);
   return run_plan(plan_for(image, steps, packed), image, input, nullptr);
 }
 
 std::tuple<Tensor, Tensor> sequential_times_cpu(const Tensor& input, const std::string& steps,
                                                 const Tensor& packed) {
-  const Image image = check_input(kOp, input);
+  const Image image = check_first_input(input);
   check_packed(kOp, packed);
   Plan& plan = plan_for(image, steps, packed);
   const std::array<int64_t, 1> size{static_cast<int64_t>(plan.steps.size())};

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .activation import CODES, activate, of_module
 from .nn._chain import native_chain
 from .nn._fused import FusedModule, Native, original_class
 from .nn._graph import native_max_pool
@@ -34,12 +35,14 @@ class Item(NamedTuple):
         module: what else is called
         pooled: whether the mean over H and W is next
         flat: whether the input is (N, C)
+        activation: next, after a fully connected layer
     """
 
     units: tuple[Unit, ...] = ()
     module: nn.Module | None = None
     pooled: bool = False
     flat: bool = False
+    activation: str = "none"
 
     def native(self, pack: bool) -> Native | None:
         """The native form, if there is one."""
@@ -57,7 +60,24 @@ class Item(NamedTuple):
             native = native_linear(self.module, pack)
         else:
             return None
-        return _pooled(native) if self.pooled and native is not None else native
+        if native is None:
+            return None
+        native = _pooled(native) if self.pooled else native
+        return native if self.activation == "none" else _activated(native, self.activation)
+
+    def called(self) -> Native | None:
+        """The module as it is, with what is next."""
+        module = self.module
+        if module is None:
+            return None
+        native = Native(lambda _, x: module(x), None, None)
+        native = _pooled(native) if self.pooled else native
+        return native if self.activation == "none" else _activated(native, self.activation)
+
+    def takes_activation(self) -> bool:
+        """Whether an activation behind it can be a part of it."""
+        is_linear = isinstance(self.module, nn.Linear)
+        return self.flat and is_linear and not self.pooled and self.activation == "none"
 
     def steps(self) -> tuple[Step, ...] | None:
         """Of the native form."""
@@ -86,6 +106,17 @@ def _pooled(native: Native) -> Native:
 
 def _mean(input: Tensor) -> Tensor:
     return input.mean((2, 3))
+
+
+def _activated(native: Native, activation: str) -> Native:
+    call, steps = native.call, native.steps
+    if steps:
+        steps = (*steps[:-1], steps[-1]._replace(out_activation=CODES[activation]))
+
+    def call_and_activate(packed: Tensor | None, input: Tensor) -> Tensor:
+        return activate(call(packed, input), activation)
+
+    return native._replace(call=call_and_activate, steps=steps)
 
 
 def is_sequential(module: nn.Module) -> bool:
@@ -121,7 +152,11 @@ def sequence_items(parts: Sequence[Part]) -> list[Item]:
             unit, taken = first_unit([module for module in row if isinstance(module, nn.Module)])
         if unit is None:
             del rest[0]
-            items.append(Item(module=part, flat=flat))
+            activation = of_module(part)
+            if activation is not None and items and items[-1].takes_activation():
+                items[-1] = items[-1]._replace(activation=activation)
+            else:
+                items.append(Item(module=part, flat=flat))
             continue
         del rest[:taken]
         if items and items[-1].units:
@@ -180,17 +215,8 @@ def _group(group: Sequence[Item], pack: bool) -> Native | None:
         return native_chain([partial(item.native, True) for item in group], weights)
     natives: list[Native] = []
     for item in group:
-        native = item.native(pack)
+        native = item.native(pack) or item.called()
         if native is None:
-            if item.module is None:
-                return None
-            native = _called(item.module, item.pooled)
+            return None
         natives.append(native)
     return in_a_row(natives, False)
-
-
-def _called(module: nn.Module, pooled: bool) -> Native:
-    """A module that has no native form."""
-    if pooled:
-        return Native(lambda _, x: _mean(module(x)), None, None)
-    return Native(lambda _, x: module(x), None, None)

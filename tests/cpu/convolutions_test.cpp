@@ -272,8 +272,9 @@ void test_linear(Draw& draw, int64_t n, int64_t c, int64_t k) {
   Floats input;
   const Map rows = draw_map(draw, n, 1, 1, c, &input);
   const Floats weight = draw.floats(k * c), bias = draw.maybe(draw.chance(), k);
-  LinearParams p{n, c, k, nullptr, nullptr, nullptr};
-  check("linear", text(describe(rows), "outputs", k), convolve(rows, weight, bias, k, 1, {}),
+  LinearParams p{n, c, k, nullptr, nullptr, nullptr, draw.activation()};
+  check("linear", text(describe(rows), "outputs", k, describe(p.activation)),
+        activate(convolve(rows, weight, bias, k, 1, {}), p.activation),
         [&](const Level& level, const Threads& threads, void* output) {
           const Floats packed = pack_pointwise(level, weight, k, c, bias);
           p.packed = packed.data();

@@ -225,10 +225,11 @@ class Chain {
   }
 
   Chain& linear(int64_t out) {
+    const Activation activation = draw_.activation();
     SequentialStep step = begin(StepKind::kLinear, {Part(draw_, out, map_.channels)});
-    step.linear = {0, map_.channels, out, nullptr, nullptr, nullptr};
-    map_ = convolve(map_, part(0), out, 1, {});
-    return end(step, text("linear", out));
+    step.linear = {0, map_.channels, out, nullptr, nullptr, nullptr, activation};
+    map_ = activate(convolve(map_, part(0), out, 1, {}), activation);
+    return end(step, text("linear", out, describe(activation)));
   }
 
   void run() {

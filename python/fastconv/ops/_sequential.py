@@ -83,7 +83,8 @@ def sequential(input: Tensor, steps: str, packed: Tensor) -> Tensor:
     """Runs a chain of ops on the CPU, without derivatives.
 
     Args:
-        input: (N, C, H, W), of the type that the weights are packed for
+        input: (N, C, H, W), or (N, C) if the first step is fully connected, of the type that the
+            weights are packed for
         steps: from :func:`steps_text`
         packed: (size,), the packed weights of all steps, one after the other
 
@@ -123,14 +124,15 @@ class Work(NamedTuple):
 
 
 def works(image: Sequence[Any], text: str) -> list[Work]:
-    """What a chain does with an image of this shape, (C, H, W), step by step."""
+    """What a chain does with an image of this shape, (C, H, W) or (C,), step by step."""
     return list(_works(image, text)[0])
 
 
 def _works(image: Sequence[Any], text: str) -> tuple[list[Work], tuple[Any, Any, Any]]:
     """The same, and the shape of the last map, which several steps may have written."""
     numbers = [int(number) for number in text.split()]
-    maps = [tuple(image)]
+    c, h, w = image if len(image) == 3 else (*image, 1, 1)
+    maps = [(c, h, w)]
     written = [0]  # the input, and what each step wrote
     found = []
     for begin in range(0, len(numbers), _FIELDS):
