@@ -13,6 +13,8 @@ NATIVE := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 # A CPU with AVX-512 runs the tiles themselves.
 WIDE := $(if $(shell grep -s avx512f /proc/cpuinfo),OFF,ON)
+# Of make cuda, as TORCH_CUDA_ARCH_LIST; empty for all that a wheel has.
+CUDA_ARCHS ?=
 NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 # Builds a program of tests in build/$(1) with the options $(2) and runs its parts.
 checked = cmake -S . -B build/$(1) $(2) && cmake --build build/$(1) --parallel $(JOBS) && ctest --test-dir build/$(1) --parallel $(JOBS) --output-on-failure
@@ -32,7 +34,7 @@ neon: aarch64-tools .venv/dev ; $(call checked,neon,-DCMAKE_TOOLCHAIN_FILE=cmake
 gpu: ; benchmarks/gpu/run.sh
 cuda-emulation: .venv/dev ; $(call checked,cuda-emulation,-DFASTCONV_CUDA_EMULATION=ON)
 cuda-races: .venv/dev ; $(call checked,cuda-races,-DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread)
-cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py build/cuda/libfastconv_cuda.so
+cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v -DFASTCONV_CUDA_ARCH_LIST='$(CUDA_ARCHS)' && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py build/cuda/libfastconv_cuda.so
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache
 
 # Installed where that is possible; otherwise one sentence says what to install.

@@ -14,6 +14,10 @@ from typing import Any
 
 import torch
 
+from fastconv._profile import profile as fastconv_profile
+from fastconv._progress import Progress
+from fastconv._resolve import Network
+
 from . import machine, peers, timing, training
 from .bandwidth import measure_bandwidths
 from .layers import layers, random_input, unfitted_network
@@ -92,7 +96,32 @@ def measure_memory(setting: Setting, contender: str) -> dict[str, float]:
     return {"growth_mb": round(peak - before, 1), "peak_mb": round(peak, 1)}
 
 
-KINDS = ("network", "isa", "layers", "memory", "bandwidths", "training", "training_memory")
+def measure_profile(setting: Setting, quick: bool) -> dict[str, Any]:
+    """Where the time of one network goes, step by step."""
+    model = fast_network(setting.network, unfitted_network(setting.network))
+    with Progress() as progress:
+        profile = fastconv_profile(
+            Network(setting.network, "fastconv", model),
+            batch=setting.batch,
+            size=setting.size,
+            threads=setting.threads,
+            rounds=2 if quick else 30,
+            dtype=setting.dtype,
+            progress=progress,
+        )
+    return {"id": setting.id} | profile.to_dict()
+
+
+KINDS = (
+    "network",
+    "isa",
+    "layers",
+    "memory",
+    "profile",
+    "bandwidths",
+    "training",
+    "training_memory",
+)
 
 
 def main() -> None:
@@ -117,7 +146,11 @@ def main() -> None:
         if arguments.kind == "memory":
             result = measure_memory(setting, arguments.contender)
         else:
-            function = measure_network if arguments.kind == "network" else measure_isa
+            function = {
+                "network": measure_network,
+                "isa": measure_isa,
+                "profile": measure_profile,
+            }[arguments.kind]
             result = function(setting, arguments.quick)
     arguments.output.write_text(json.dumps(result))
 

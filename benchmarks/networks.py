@@ -142,6 +142,12 @@ def memory_settings() -> list[Setting]:
     ]
 
 
+def profile_settings() -> list[Setting]:
+    """What is shown step by step: one image."""
+    wanted = [s for s in settings() if s.network in NETWORKS]
+    return [s for s in wanted if s.batch == 1 and s.dtype == "float32"]
+
+
 QUICK_SETTINGS = [Setting("mobilenet_v2", 1, 1, dtype) for dtype in _SUFFIXES]
 ISA_SETTING = QUICK_SETTINGS[0]
 

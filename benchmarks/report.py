@@ -19,7 +19,7 @@ from typing import Any
 
 from . import machine, plot, table, training
 from .layers import OPS
-from .networks import ISA_SETTING, memory_settings, settings
+from .networks import ISA_SETTING, memory_settings, profile_settings, settings
 from .peers import EAGER, OURS
 
 RESULTS = Path("benchmarks") / "results"
@@ -45,6 +45,7 @@ def jobs() -> list[Job]:
         *(Job("networks", "network", setting.id) for setting in settings()),
         Job("isa_levels", "isa", ISA_SETTING.id),
         *(Job("memory", "memory", setting.id) for setting in memory_settings()),
+        *(Job("profiles", "profile", setting.id) for setting in profile_settings()),
         *(Job("layers", "layers", op) for op in OPS),
         Job("bandwidths", "bandwidths", "bandwidths"),
         *(Job("training", "training", setting.id) for setting in training.SETTINGS),

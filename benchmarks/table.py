@@ -66,6 +66,7 @@ def render(results: dict[str, Any] | None, path: str) -> str:
         _folded("Instruction sets", _isa_levels(results.get("isa_levels", []))),
         _training(results.get("training", [])),
         _folded("Memory", _memory(results.get("memory", {}))),
+        _folded("Where the time goes, step by step", _profiles(results.get("profiles", []))),
         _folded("Share of the machine's limit per kind of layer", _limits(results, stem)),
         _folded(
             "Every layer alone, float32, batch 1, one thread", _layers(results.get("layers", []))
@@ -196,6 +197,47 @@ def _memory(memory: dict[str, Any]) -> str:
         [id, *(number(entry[name]["growth_mb"]) for name in names)] for id, entry in memory.items()
     ]
     return grid(header, body) if body else ""
+
+
+def _profiles(entries: list[dict[str, Any]]) -> str:
+    """A table for each network: its steps while the whole of it runs, at each number of threads."""
+    networks: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        networks.setdefault(entry["name"], []).append(entry)
+    tables = [_profile(name, of_it) for name, of_it in networks.items()]
+    note = (
+        "One image, float32. Each step has a clock of its own while all of the network runs, so "
+        "its weights come from where the network leaves them; what is between the ops is Python "
+        "and PyTorch's dispatch, whose code and data the network has driven out of the caches."
+    )
+    return "\n\n".join([note, *tables]) if tables else ""
+
+
+def _profile(name: str, entries: list[dict[str, Any]]) -> str:
+    first = entries[0]
+    header = [name, "output", "M MACs"]
+    for entry in entries:
+        header += [f"ms, {threads_of(entry['threads'])}", "% of FMA peak"]
+    body = []
+    for i, step in enumerate(first["steps"]):
+        size = " x ".join(map(str, step["output"]))
+        row = [step["name"], size, f"{step['macs'] / 1e6:.2f}"]
+        for entry in entries:
+            seconds = entry["steps"][i]["seconds"]
+            row += [f"{seconds * 1e3:.3f}", number(_share(entry, step["macs"], seconds))]
+        body.append(row)
+    rest = ["between the ops", "", ""]
+    whole = ["the whole call", "", f"{sum(step['macs'] for step in first['steps']) / 1e6:.2f}"]
+    for entry in entries:
+        macs = sum(step["macs"] for step in entry["steps"])
+        rest += [f"{entry['rest'] * 1e3:.3f}", ""]
+        whole += [f"{entry['seconds'] * 1e3:.3f}", number(_share(entry, macs, entry["seconds"]))]
+    return grid(header, [*body, rest, whole])
+
+
+def _share(entry: dict[str, Any], macs: int, seconds: float) -> float:
+    """Percent of the FMA peak."""
+    return 100 * 2 * entry["input_size"][0] * macs / seconds / float(entry["peak"])
 
 
 def _training(entries: list[dict[str, Any]]) -> str:

@@ -32,6 +32,25 @@ struct alignas(64) Lane {
   int64_t claimed, from_front, from_back;
 };
 
+constexpr int64_t kMostLanes = 64;
+
+// How fast the threads of a team are beside each other, as far as is known: a core may be of
+// another kind, or share its units with another program's thread.
+class Speeds {
+ public:
+  Speeds();
+  // Where the parts of [0, total) end: of equal size as long as no difference is certain.
+  void deal(int64_t total, int64_t parts, int64_t* ends) const;
+  // From how long they took.
+  void learn(int64_t parts, const int64_t* ends, const double* seconds);
+
+ private:
+  double of_[kMostLanes];  // each worker's; about 1
+};
+
+// Of a clock that never goes back.
+double seconds_now();
+
 struct Threads {
   using Body = void (*)(void* context, int64_t begin, int64_t end);
   // Splits [0, workers) among the threads of `pool`; returns when all have run. May run all of it
@@ -41,6 +60,7 @@ struct Threads {
   int64_t count;
   Run run;
   void* pool;
+  Speeds* speeds = nullptr;  // null: taken to be equal
 
   // Each worker takes neighbouring tasks, one by one, and then the last ones of workers that are
   // not done: what a core has read or written for a task is near for the next one and for the next
@@ -59,9 +79,29 @@ struct Threads {
     run(pool, workers, body, &shared);
   }
 
- private:
-  static constexpr int64_t kMostLanes = 64;
+  // Splits [0, total) into a part for each worker, larger ones for faster workers: for what is not
+  // to be cut into more parts than there are threads. f(begin, end)
+  template <class F>
+  void split(int64_t total, const F& f) const {
+    const int64_t parts = std::min(total, count);
+    if (parts <= 1 || parts > kMostLanes || speeds == nullptr) {
+      return parallel(parts, [&](int64_t i) {
+        const Share share(total, parts, i);
+        f(share.begin, share.end);
+      });
+    }
+    int64_t ends[kMostLanes];
+    speeds->deal(total, parts, ends);
+    double seconds[kMostLanes];
+    parallel(parts, [&](int64_t i) {
+      const double begin = seconds_now();
+      if (const int64_t first = i == 0 ? 0 : ends[i - 1]; first < ends[i]) f(first, ends[i]);
+      seconds[i] = seconds_now() - begin;
+    });
+    speeds->learn(parts, ends, seconds);
+  }
 
+ private:
   template <class F>
   struct Shared {
     Shared(const F& f, int64_t total, int64_t count) : task(f), tasks(total), lanes(count) {

@@ -70,6 +70,24 @@ SAMPLE = {
             for name in ("fastconv", "eager", "eager_channels_last")
         }
     },
+    "profiles": [
+        {
+            **ORIGIN,
+            "name": "mobilenet_v2",
+            "id": f"mobilenet_v2-b1-t{threads}",
+            "input_size": [1, 3, 224, 224],
+            "threads": threads,
+            "steps": [
+                {"name": "3x3 convolution", "output": [8, 2, 2], "macs": 3e6, "seconds": seconds},
+                {"name": "mean", "output": [8, 1, 1], "macs": 0, "seconds": seconds / 2},
+            ],
+            "ops": [],
+            "seconds": 0.25,
+            "rest": 0.125,
+            "peak": 1e8,
+        }
+        for threads, seconds in ((1, 0.125), (2, 0.0625))
+    ],
     "layers": [
         {**NETWORK, "op": "pointwise_conv2d", "layer": "7x7-1to2", "mbytes": 6.0},
         {**NETWORK, "op": "pointwise_conv2d", "layer": "7x7-3to4", "mbytes": 0.5},
@@ -140,6 +158,28 @@ def test_render_leaves_out_what_was_not_measured(table):
     text = table.render(some, "a.json")
     assert "mobilenet_v2-b1-t1, avx2" in text
     assert not any(word in text for word in ("![", "fastest", "limit", "Memory"))
+
+
+def test_profiles_have_the_times_of_all_numbers_of_threads_side_by_side(table):
+    text = table.render(SAMPLE, "a.json")
+    assert "Where the time goes, step by step" in text
+    assert (
+        "| mobilenet_v2 | output | M MACs | ms, 1 thread | % of FMA peak | ms, 2 threads |" in text
+    )
+    assert "| 3x3 convolution | 8 x 2 x 2 | 3.00 | 125.000 | 48 | 62.500 | 96 |" in text
+    assert "| mean | 8 x 1 x 1 | 0.00 | 62.500 | 0 | 31.250 | 0 |" in text
+    assert "| between the ops |  |  | 125.000 |  | 125.000 |  |" in text
+    assert "| the whole call |  | 3.00 | 250.000 | 24 | 250.000 | 24 |" in text
+
+
+def test_profiles_are_of_one_image(monkeypatch):
+    networks, report = benchmark_module("networks"), benchmark_module("report")
+    monkeypatch.setattr(networks.os, "sched_getaffinity", lambda _: range(2))
+    settings = networks.profile_settings()
+    assert {s.network for s in settings} == set(networks.NETWORKS)
+    assert {(s.batch, s.threads, s.dtype) for s in settings} == {(1, t, "float32") for t in (1, 2)}
+    (job,) = report.chosen("profile-mobilenet_v2-b1-t1")
+    assert (job.section, job.kind, job.subject) == ("profiles", "profile", "mobilenet_v2-b1-t1")
 
 
 def test_limits_are_of_the_smallest_cache_that_holds_a_layer(table):

@@ -154,6 +154,15 @@ def test_printing(capsys):
     assert data["rows"][0]["output_shape"] == [1, 32, 16, 16]
 
 
+def test_norms_are_checked():
+    """What they return is known, so PyTorch is not asked; what they refuse is still refused."""
+    assert summary(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), (3, 5, 5)).rows
+    for features in (1, 3, 5):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(features)).eval()
+        with pytest.raises(ValueError, match="model must run at input_size"):
+            summary(model, (3, 5, 5))
+
+
 def test_rejects():
     layer = nn.Conv2d(3, 4, 3)
     with pytest.raises(TypeError, match=r"^summary: model must be a torch.nn.Module, got str"):

@@ -126,6 +126,29 @@ def test_blocks_of_one_class_are_told_apart(native, facts, odd_first):
     assert isinstance(blocks[2], Swapped)
 
 
+class _Drops(nn.Module):
+    runs = 0
+
+    def __init__(self, probability):
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(8, 8, 1), nn.Dropout(probability)
+
+    def forward(self, x):
+        type(self).runs += 1
+        return x + self.conv(self.drop(x))
+
+
+def test_dropout_s_probability_does_not_tell_blocks_apart(native, monkeypatch):
+    def runs_of_swap(*probabilities):
+        monkeypatch.setattr(_Drops, "runs", 0)
+        fastconv.swap(nn.Sequential(*map(_Drops, probabilities)).eval())
+        return _Drops.runs
+
+    one = runs_of_swap(0.1)
+    assert runs_of_swap(0.1, 0.2, 0.3) == one > 0
+    assert runs_of_swap(0.1, 0.0) == 2 * one  # which may do something else
+
+
 class _OtherDropout(nn.Dropout):
     def forward(self, x):
         return x / 2

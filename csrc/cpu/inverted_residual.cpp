@@ -446,11 +446,7 @@ void inverted_residual(const InvertedResidualParams& p, const Threads& threads) 
   for (int64_t n = whole; n < d.batch; ++n) {
     const bool gated = p.squeeze_excite.squeezed > 0;
     if (plan.ring || (!gated && shares_rows(p, threads.count))) {
-      const int64_t bands = std::min(threads.count, d.out_height);
-      threads.parallel(bands, [&](int64_t i) {
-        const Share share(d.out_height, bands, i);
-        run_rows(n, {share.begin, share.end});
-      });
+      threads.split(d.out_height, [&](int64_t begin, int64_t end) { run_rows(n, {begin, end}); });
     } else {
       chunked_rows(b, n, all, threads);
     }

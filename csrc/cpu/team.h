@@ -29,7 +29,7 @@ class Team {
       auto& s = *static_cast<Shared*>(context);
       if (s.team.led_.exchange(true)) return s.team.help();
       const End end{s.team};
-      s.work(Threads{s.count, run, &s.team});
+      s.work(Threads{s.count, run, &s.team, &s.team.speeds_});
     };
     pool.run(pool.pool, pool.count, arrive, &shared);
   }
@@ -53,6 +53,7 @@ class Team {
   alignas(64) std::atomic<uint64_t> left_{0};  // helpers that are done with the round
   Threads::Body body_ = nullptr;
   void* context_ = nullptr;
+  Speeds speeds_;
   std::mutex error_mutex_;
   std::exception_ptr error_;
 };

@@ -23,7 +23,7 @@ from ._order import Watched, call_order, fingerprint, noting
 from ._recipes import Recipe, recipes, sequence_recipe
 from ._sequence import Part, Pool
 from .activation import of_module
-from .nn._fused import FusedModule, Native, Run, flags, only_drops, original_class
+from .nn._fused import PLAIN, FusedModule, Native, Run, flags, only_drops, original_class
 from .nn._parts import is_convolution, is_norm, pads_like_tensorflow
 from .nn._train import run_row, train_limit
 from .nn._unit import TrainRow, is_identity
@@ -191,7 +191,7 @@ def find_forms(module: nn.Module, verdicts: Verdicts) -> dict[str, Form]:
 
 # What a module has because it is one. Hooks do not run here, and all is in eval mode.
 _OF_ALL_MODULES = frozenset(nn.Module().__dict__)
-_PLAIN = frozenset((bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size))
+_COMPARABLE = PLAIN | {torch.dtype, torch.device, torch.Size}
 
 
 def _likeness(module: nn.Module) -> tuple[Any, ...]:
@@ -220,7 +220,7 @@ def _likeness(module: nn.Module) -> tuple[Any, ...]:
 
 def _comparable(value: Any) -> Any:
     """Hashable, and equal for values that no forward can tell apart."""
-    if type(value) in _PLAIN:
+    if type(value) in _COMPARABLE:
         return type(value), value
     if isinstance(value, (tuple, list)):
         return type(value), *map(_comparable, value)

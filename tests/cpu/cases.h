@@ -7,6 +7,7 @@ namespace fastconv::test {
 
 // One file of cases each.
 void test_isa();
+void test_parallel(Draw& draw);
 void test_convolutions(Draw& draw);
 void test_blocks(Draw& draw);
 void test_sequential(Draw& draw);

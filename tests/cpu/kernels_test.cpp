@@ -17,6 +17,7 @@ struct Test {
 
 constexpr Test kTests[] = {
     {"isa", [](fastconv::test::Draw&) { fastconv::test::test_isa(); }},
+    {"parallel", fastconv::test::test_parallel},
     {"convolutions", fastconv::test::test_convolutions},
     {"blocks", fastconv::test::test_blocks},
     {"sequential", fastconv::test::test_sequential},

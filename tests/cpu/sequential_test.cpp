@@ -1,10 +1,6 @@
-// Chains of ops, image by image, in groups and band by band, and the team of threads that they run
-// on.
-#include <stdexcept>
-
+// Chains of ops, image by image, in groups and band by band.
 #include "cases.h"
 #include "csrc/cpu/plan.h"
-#include "csrc/cpu/team.h"
 
 namespace fastconv::test {
 namespace {
@@ -519,114 +515,9 @@ void test_bands(Draw& draw, int64_t n) {
   Chain(draw, n, 2 * kHeight, wide(8), 1).conv2d(8, stem).block(0, 3, far).run();
 }
 
-using Pool = Threads::Run;
-
-void in_turn(void*, int64_t workers, Threads::Body body, void* context) {
-  for (int64_t i = 0; i < workers; ++i) body(context, i, i + 1);
-}
-
-void at_once(void*, int64_t workers, Threads::Body body, void* context) {
-  body(context, 0, workers);
-}
-
-// run_on_threads for workers that throw; like torch's pool, it throws the first exception again.
-void run_and_rethrow(void*, int64_t workers, Threads::Body body, void* context) {
-  struct Shared {
-    Threads::Body body;
-    void* context;
-    std::mutex mutex;
-    std::exception_ptr error;
-  } shared{body, context, {}, {}};
-  run_on_threads(
-      nullptr, workers,
-      [](void* state, int64_t begin, int64_t end) {
-        auto& s = *static_cast<Shared*>(state);
-        try {
-          s.body(s.context, begin, end);
-        } catch (...) {
-          const std::lock_guard<std::mutex> lock(s.mutex);
-          if (!s.error) s.error = std::current_exception();
-        }
-      },
-      &shared);
-  if (shared.error) std::rethrow_exception(shared.error);
-}
-
-// Empty, or what keeps the team from running every task of every parallel part once.
-std::string all_done(const Threads& team, int64_t rounds) {
-  for (int64_t round = 0; round < rounds; ++round) {
-    std::vector<std::atomic<int>> done(round % 9);
-    team.parallel(done.size(), [&](int64_t i) { ++done[i]; });
-    for (const auto& count : done) {
-      if (count != 1) return text("round", round, "ran a task", count.load(), "times");
-    }
-  }
-  return "";
-}
-
-// A task throws: on a helper while the leader is in the other one, or wherever it runs.
-void fail(const Threads& team, bool on_helper) {
-  const auto leader = std::this_thread::get_id();
-  std::atomic<bool> failing{false};
-  team.parallel(2, [&](int64_t) {
-    if (on_helper && std::this_thread::get_id() == leader) {
-      while (!failing) std::this_thread::yield();
-      return;
-    }
-    failing = true;
-    throw std::runtime_error("task");
-  });
-}
-
-std::string test_failure(const Threads& pool, bool on_helper) {
-  std::string failure = "the team does not lead";
-  const auto caught = [&](const auto& work) {
-    try {
-      work();
-    } catch (const std::runtime_error& error) {
-      return std::string(error.what()) == "task";
-    }
-    return false;
-  };
-  const bool out = caught([&] {
-    Team::lead(pool, [&](const Threads& team) {
-      const bool in = caught([&] { fail(team, on_helper); });
-      failure = in ? all_done(team, 50) : "no exception from the parallel part";
-      fail(team, on_helper);
-    });
-  });
-  return out ? failure : text("no exception from the team;", failure);
-}
-
-void test_team() {
-  const auto count = [](const std::string& what, const std::string& failure) {
-    score().count(levels()[0], "team", failure.empty() ? "" : what + "| " + failure);
-  };
-  for (int64_t threads : kThreadCounts) {
-    const std::pair<const char*, Pool> pools[] = {
-        {"threads", run_and_rethrow}, {"in turn", in_turn}, {"at once", at_once}};
-    for (const auto& [name, pool] : pools) {
-      const std::string what = text(threads, "workers", name);
-      const Threads all{threads, pool, nullptr};
-      int led = 0;
-      std::string failure;
-      Team::lead(all, [&](const Threads& team) {
-        ++led;
-        failure = all_done(team, 200);
-      });
-      count(what, led == 1 ? failure : text("led", led, "times"));
-      count(what + "failing", test_failure(all, false));
-      // Only these certainly have a helper.
-      if (pool == run_and_rethrow && threads > 1)
-        count(what + "failing on a helper", test_failure(all, true));
-    }
-  }
-}
-
 }  // namespace
 
 void test_sequential(Draw& draw) {
-  test_team();
   for (int64_t n : {0, 1, 2, 3, 7}) {
     test_networks(draw, n);
     test_graphs(draw, n);

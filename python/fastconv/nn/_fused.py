@@ -343,7 +343,7 @@ def run_for(native: Native, dtype: torch.dtype | None) -> Run:
     return casting
 
 
-_PLAIN = frozenset((bool, int, float, str, type(None)))
+PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def flags(module: nn.Module) -> list[tuple[str, Any]]:
@@ -351,7 +351,7 @@ def flags(module: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in module.__dict__.items()
-        if type(value) in _PLAIN and name != "training" and not name.startswith("_")
+        if type(value) in PLAIN and name != "training" and not name.startswith("_")
     ]
 
 
