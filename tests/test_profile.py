@@ -17,8 +17,7 @@ def profiled(name, **options):
         return _profile.profile(_resolve.resolve(name), **(TINY | options), progress=progress)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "threads"), [(1, 2), (3, 1)])
 def test_every_step_has_its_time(native, batch, threads):
     before = torch.get_num_threads()
     result = profiled("mobilenet_v2", batch=batch, threads=threads, size=160)
