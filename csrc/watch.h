@@ -68,7 +68,8 @@ class Watch {
     for (std::size_t i = 0; i < memory_.size(); ++i) {
       if (memory_[i].holds()) continue;
       if (!tensors_[i].holds()) return false;
-      memory_[i] = tensors_[i].memory();  // what changed was nothing of this
+      // What changed was nothing of this. Memory that was not known is not looked for again.
+      if (memory_[i].is_known()) memory_[i] = tensors_[i].memory();
     }
     return true;
   }

@@ -120,14 +120,11 @@ class Profile:
         print_table(title, _HEADER, rows)
 
     def _cells(self, step: StepTime) -> list[str]:
-        sizes = [" x ".join(map(str, shape)) if any(shape) else "" for shape in _maps(step)]
+        maps = step.input, step.output
+        sizes = [" x ".join(map(str, shape)) if any(shape) else "" for shape in maps]
         cells = [step.name, *sizes, f"{step.macs / 1e6:,.2f}", f"{step.seconds * 1e3:.3f}"]
         share, flops = step.seconds / self.seconds, self.flops(step)
         return [*cells, f"{share:.1%}", f"{flops / 1e9:,.1f}", f"{flops / self.peak:.1%}"]
-
-
-def _maps(step: StepTime) -> tuple[Shape, Shape]:
-    return step.input, step.output
 
 
 def profile(
