@@ -62,15 +62,13 @@ FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const T* r
   }
 }
 
+// Whether a row is activated once it is stored.
+bool activated_later(Activation kind) { return kDataType == DataType::kFloat32 && !is_short(kind); }
+
 template <int Q>
 FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, Element* out,
                                 int64_t pixel, Vec (&acc)[Q]) {
-  if (bounds.is_clamp) {
-    const Vec low = vset(bounds.low), high = vset(bounds.high);
-    FASTCONV_UNROLL for (int q = 0; q < Q; ++q) acc[q] = clamp(acc[q], low, high);
-  } else {
-    activate_tile<Q>(activation, acc);
-  }
+  activate_tile<Element>(activation, bounds, acc);
   FASTCONV_UNROLL for (int q = 0; q < Q; ++q) vstore(out + q * pixel, acc[q]);
 }
 
@@ -119,6 +117,7 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
   const DepthwiseKernel k = shared;
   Vec sum = sums == nullptr ? vzero() : vload(sums);
   const ActivationBounds bounds = activation_bounds(k.activation);
+  const bool later = activated_later(k.activation), sums_tiles = sums != nullptr && !later;
   const RowTiles tiles(out_width);
   const Vec bias = vload(packed);
   int64_t r = 0;
@@ -131,8 +130,10 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
         accumulate_two_rows<K, S, Q>(input + x * S * kW, rows, packed + kW, first, second);
         store_tile<Q>(k.activation, bounds, out + x * kW, kW, first);
         store_tile<Q>(k.activation, bounds, out + (out_width + x) * kW, kW, second);
-        if (sums != nullptr) sum = add_tile<Q>(add_tile<Q>(sum, tiles, t, first), tiles, t, second);
+        if (sums_tiles) sum = add_tile<Q>(add_tile<Q>(sum, tiles, t, first), tiles, t, second);
       }
+      if (later)
+        sum = activate_memory<Element>(k.activation, {out, kW, nullptr, 2 * out_width}, sum);
       out += 2 * out_width * kW;
     }
   }
@@ -154,8 +155,9 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
         }
       }
       store_tile<Q>(k.activation, bounds, out + x * kW, kW, acc);
-      if (sums != nullptr) sum = add_tile<Q>(sum, tiles, t, acc);
+      if (sums_tiles) sum = add_tile<Q>(sum, tiles, t, acc);
     }
+    if (later) sum = activate_memory<Element>(k.activation, {out, kW, nullptr, out_width}, sum);
   }
   if (sums != nullptr) vstore(sums, sum);
 }
@@ -374,6 +376,21 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
 
 namespace {
 
+void activate_rows(Activation kind, const DepthwiseRows& d, int64_t count, int64_t vectors,
+                   Element* out, int64_t out_vector) {
+  for (int64_t r = 0; r < count; ++r, out += d.out_row) {
+    if (out_vector == kW) {
+      for (int64_t x = 0; x < d.out_width; ++x)
+        activate_memory<Element>(kind, {out + x * d.out_pixel, out_vector, nullptr, vectors},
+                                 vzero());
+    } else {
+      for (int64_t v = 0; v < vectors; ++v)
+        activate_memory<Element>(kind, {out + v * out_vector, d.out_pixel, nullptr, d.out_width},
+                                 vzero());
+    }
+  }
+}
+
 bool full_height(const DepthwiseKernel& k, const Element* const* rows) {
   bool full = true;
   for (int64_t i = 0; i < k.height; ++i) full = full && rows[i] != nullptr;
@@ -435,6 +452,8 @@ void depthwise_rows(const DepthwiseKernel& k, const float* packed, const Depthwi
                                                      out_vector);
     }
     const int64_t done = pair ? 2 : 1;
+    if (activated_later(k.activation))
+      activate_rows(k.activation, d, done, vectors, out, out_vector);
     r += done;
     d.rows += done * k.height;
     out += done * d.out_row;

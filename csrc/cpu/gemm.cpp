@@ -191,6 +191,7 @@ struct Column {
   ActivationBounds bounds;
   int64_t lanes;  // output channels of this panel that exist
   int64_t steps;  // of the product
+  bool activated_later;
   Prefetch panel_ahead, ahead;
   bool asks;  // for any of it
 };
@@ -216,13 +217,7 @@ FASTCONV_INLINE void finish_any(const Column& s, int64_t m, T* const (&out)[MR],
       }
     }
   }
-  if (s.bounds.is_clamp) {
-    FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) {
-      acc[i] = clamp(acc[i], vset(s.bounds.low), vset(s.bounds.high));
-    }
-  } else {
-    activate_tile<MR * NV>(s.epilogue.activation, acc);
-  }
+  activate_tile<T>(s.epilogue.activation, s.bounds, acc);
   FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
     FASTCONV_UNROLL for (int j = 0; j < NV - 1; ++j)
         vstore(out[i] + j * s.c.vector, acc[i * NV + j]);
@@ -367,6 +362,27 @@ void vector_tile(const Column& s) {
   });
 }
 
+// Of `vectors` vectors of `count` pixels from pixel m on.
+void activate_pixels(const Column& s, int64_t vectors, int64_t m, int64_t count) {
+  const int64_t whole = s.lanes < vectors * kW ? vectors - 1 : vectors;
+  const int tail = static_cast<int>(s.lanes - whole * kW);
+  const Activation kind = s.epilogue.activation;
+  with_output(s.c, [&](auto* data) {
+    if constexpr (std::is_same_v<decltype(data), float*>) {
+      const int32_t* offsets = s.c.offsets == nullptr ? nullptr : s.c.offsets + m;
+      float* first = data + (offsets == nullptr ? m * s.c.row : 0);
+      for (int64_t v = 0; v < whole; ++v, first += s.c.vector)
+        activate_memory<float>(kind, {first, s.c.row, offsets, count}, vzero());
+      for (int64_t i = 0; whole < vectors && i < count; ++i) {
+        float* x = first + (offsets == nullptr ? i * s.c.row : offsets[i]);
+        Vec last = vload_first(x, tail);
+        activate_vectors(kind, &last, 1);
+        vstore_first(x, last, tail);
+      }
+    }
+  });
+}
+
 using ColumnFunction = void (*)(const Column&, int64_t, int64_t);
 
 // Entry i: columns of tiles of i + 1 pixels.
@@ -380,7 +396,12 @@ ColumnFunction column_of_height(int64_t rows, std::integer_sequence<int, kMinusO
 // of a full tile.
 template <int NV>
 void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool single_pixel) {
-  if (single_pixel) return vector_tile<NV>(s);
+  if (single_pixel) {
+    vector_tile<NV>(s);
+    if (s.activated_later) activate_pixels(s, NV, 0, 1);
+    return;
+  }
+  constexpr int64_t kActivated = 64;  // pixels
   using Heights = std::make_integer_sequence<int, max_rows(NV)>;
   const bool half = s.lanes - (NV - 1) * kW <= kW / 2;
   const int64_t most = best_rows(NV, s.steps, half);
@@ -391,10 +412,20 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
   s.panel_ahead.start(ahead[0], tiles * segments);
   s.ahead.start(ahead[1], tiles * segments);
   s.asks = ahead[0].floats > 0 || ahead[1].floats > 0;
-  if (longer > 0) column_of_height<NV>(rows + 1, Heights())(s, 0, longer);
-  s.panel_ahead.skip(longer * segments);
-  s.ahead.skip(longer * segments);
-  column_of_height<NV>(rows, Heights())(s, longer * (rows + 1), tiles - longer);
+  // So many tiles at a time that they are still in L1 when they are activated.
+  const int64_t together = s.activated_later ? std::max<int64_t>(1, kActivated / most) : tiles;
+  const auto run = [&](int64_t first, int64_t end, int64_t begin, int64_t height) {
+    for (int64_t t = first, count; t < end; t += count) {
+      count = std::min(together, end - t);
+      column_of_height<NV>(height, Heights())(s, begin, count);
+      s.panel_ahead.skip(count * segments);
+      s.ahead.skip(count * segments);
+      if (s.activated_later) activate_pixels(s, NV, begin, count * height);
+      begin += count * height;
+    }
+  };
+  run(0, longer, 0, rows + 1);
+  run(longer, tiles, longer * (rows + 1), rows);
 }
 
 }  // namespace
@@ -507,8 +538,19 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
                   a.depth,
                   a.offsets};
   const int64_t steps = cut.steps();
-  Column s{cut, c,     epilogue, nullptr, activation_bounds(epilogue.activation),
-           0,   steps, {},       {},      false};
+  const bool later =
+      !is_short(epilogue.activation) && (kDataType == DataType::kFloat32 || c.in_floats);
+  Column s{cut,
+           c,
+           epilogue,
+           nullptr,
+           activation_bounds(later ? Activation::kNone : epilogue.activation),
+           0,
+           steps,
+           later,
+           {},
+           {},
+           false};
   const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);

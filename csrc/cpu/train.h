@@ -138,28 +138,6 @@ FASTCONV_INLINE Vec activation_slope(Vec x) {
   }
 }
 
-// Calls f with the activation as a type.
-template <Activation kKind>
-struct ActivationTag {
-  static constexpr Activation kValue = kKind;
-};
-template <class F>
-FASTCONV_INLINE void with_activation(Activation kind, const F& f) {
-#define FASTCONV_WITH_ACTIVATION(name) \
-  case Activation::name:               \
-    return f(ActivationTag<Activation::name>());
-  switch (kind) {
-    FASTCONV_WITH_ACTIVATION(kNone)
-    FASTCONV_WITH_ACTIVATION(kRelu)
-    FASTCONV_WITH_ACTIVATION(kRelu6)
-    FASTCONV_WITH_ACTIVATION(kHardswish)
-    FASTCONV_WITH_ACTIVATION(kSilu)
-    FASTCONV_WITH_ACTIVATION(kSigmoid)
-    FASTCONV_WITH_ACTIVATION(kHardsigmoid)
-  }
-#undef FASTCONV_WITH_ACTIVATION
-}
-
 template <class F>
 void Moments::finish(const F& pixels, float* results) const {
   for (int64_t c = 0; c < channels_; ++c) {

@@ -80,14 +80,14 @@ FASTCONV_INLINE Vec vwhere_above(Vec x, Vec limit, Vec a) {
 FASTCONV_INLINE Vec vwhere_below(Vec x, Vec limit, Vec a) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NGE_UQ), a);
 }
-// n = round(x scale), and what is left of x scale.
+// n = round(x scale), in the form that vfma_exp2 takes, and what is left of x scale.
 FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
   const Vec n = _mm512_roundscale_ps(_mm512_mul_ps(x, scale), _MM_FROUND_TO_NEAREST_INT | 8);
   *fraction = _mm512_fmsub_ps(x, scale, n);
   return n;
 }
-// p 2^n
-FASTCONV_INLINE Vec vmul_exp2(Vec p, Vec n) { return _mm512_scalef_ps(p, n); }
+// p 2^n + c
+FASTCONV_INLINE Vec vfma_exp2(Vec p, Vec n, Vec c) { return vadd(_mm512_scalef_ps(p, n), c); }
 
 using Half = __m256;
 FASTCONV_INLINE Half vlow(Vec x) { return _mm512_castps512_ps256(x); }
@@ -119,6 +119,7 @@ FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
   _mm256_maskstore_ps(p, first_lanes(n), x);
 }
 FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+FASTCONV_INLINE Vec vfms(Vec a, Vec b, Vec c) { return _mm256_fmsub_ps(a, b, c); }  // a b - c
 FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
@@ -172,6 +173,7 @@ FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
   if (n == 3) vst1q_lane_f32(p + 2, x, 2);
 }
 FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+FASTCONV_INLINE Vec vfms(Vec a, Vec b, Vec c) { return vfmaq_f32(vnegq_f32(c), a, b); }  // a b - c
 FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return vaddq_f32(a, b); }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return vsubq_f32(a, b); }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return vmulq_f32(a, b); }
@@ -218,6 +220,7 @@ FASTCONV_INLINE Vec vload_first(const float* p, int n) {
 }
 FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) { std::memcpy(p, &x, sizeof(float) * n); }
 FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return a * b + c; }
+FASTCONV_INLINE Vec vfms(Vec a, Vec b, Vec c) { return a * b - c; }  // a b - c
 FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return a + b; }
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return a - b; }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return a * b; }
@@ -236,19 +239,17 @@ FASTCONV_INLINE Vec vshift_to_exponent(Vec x) { return (Vec)((VecInt)x << 23); }
 #endif
 
 #if !defined(FASTCONV_ISA_AVX512)
-// n = round(x scale), and what is left of x scale. |x scale| < 126.
+// n = round(x scale), in the form that vfma_exp2 takes, which is 2^n, and what is left of x scale.
+// |x scale| < 126.
 FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
-  // After adding 1.5 * 2^23 the sum's low bits are an integer.
-  const Vec magic = vset(12582912.f);
-  const Vec n = vsub(vfma(x, scale, magic), magic);
-  *fraction = vfma(x, scale, vsub(vzero(), n));
-  return n;
-}
-// p 2^n
-FASTCONV_INLINE Vec vmul_exp2(Vec p, Vec n) {
+  // After adding 1.5 * 2^23 the sum's low bits are an integer: with 127, the exponent's.
   const Vec magic = vset(12582912.f + 127.f);
-  return vmul(p, vshift_to_exponent(vadd(n, magic)));
+  const Vec sum = vfma(x, scale, magic);
+  *fraction = vfms(x, scale, vsub(sum, magic));
+  return vshift_to_exponent(sum);
 }
+// p 2^n + c
+FASTCONV_INLINE Vec vfma_exp2(Vec p, Vec power, Vec c) { return vfma(p, power, c); }
 #endif
 
 #if defined(FASTCONV_ISA_AVX512)

@@ -209,7 +209,7 @@ void interpolate_tile(const Outputs& o, const Tiles& tiles, int64_t tile, int64_
       FASTCONV_UNROLL for (int j = 0; j < kTile; ++j) y[j] =
           clamp(y[j], vset(o.bounds.low), vset(o.bounds.high));
     } else {
-      activate_registers<kTile>(p.activation, y);
+      activate_vectors(p.activation, y, kTile);
     }
     FASTCONV_UNROLL for (int j = 0; j < kTile; ++j) {
       if (j >= wide) break;
