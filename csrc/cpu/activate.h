@@ -164,7 +164,8 @@ __attribute__((noinline)) Vec activate_memory(Activation kind, const Vectors<T>&
   return sum;
 }
 
-// A tile that is about to be stored as T. In a copy, so that the tile itself may stay in registers.
+// A tile that is about to be stored as T. Floats stay as they are unless the activation is short:
+// whoever stores them calls activate_memory. In a copy, so that the tile may stay in registers.
 template <class T, int kCount>
 FASTCONV_INLINE void activate_tile(Activation kind, const ActivationBounds& bounds,
                                    Vec (&x)[kCount]) {
