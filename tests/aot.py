@@ -356,14 +356,19 @@ KERNELS = {
 }
 
 
-def usages(names: list[str], archs: list[int]) -> Iterator[Usage]:
-    """Compiles the configurations for all layers, each for one of the dtypes in turn."""
+def usages(names: list[str], archs: list[int], half: bool) -> Iterator[Usage]:
+    """Compiles the configurations for all layers, each for one of the dtypes in turn, and if half
+    are enough for one of the architectures in turn."""
+    all_archs = list(SHARED)
     for name in names:
         for turn, (dtype_name, dtype) in enumerate(DTYPES.items()):
             for index, (layer, config, launch) in enumerate(KERNELS[name](dtype)):
                 if index % len(DTYPES) != turn:
                     continue
+                own = all_archs[(index // len(DTYPES) + turn) % len(all_archs)]
                 for arch in archs:
+                    if half and arch != own:
+                        continue
                     for kernel in compiled(launch, arch):
                         registers, spilled = resources(kernel)
                         yield Usage(
@@ -384,10 +389,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernels", nargs="*", default=list(KERNELS), choices=list(KERNELS))
     parser.add_argument("--arch", nargs="*", type=int, default=list(SHARED), choices=list(SHARED))
+    parser.add_argument("--half", action="store_true", help="each for one architecture in turn")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
     found = []
-    for usage in usages(options.kernels, options.arch):
+    for usage in usages(options.kernels, options.arch, options.half):
         found.append(usage)
         print(
             f"{usage.kernel:42s} {usage.layer:24s} {usage.dtype:9s} {usage.config:22s} "
