@@ -19,7 +19,7 @@ struct ActivationBounds {
   float low, high;
 };
 
-inline ActivationBounds activation_bounds(Activation kind) {
+constexpr ActivationBounds activation_bounds(Activation kind) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   switch (kind) {
     case Activation::kRelu:
@@ -33,10 +33,12 @@ inline ActivationBounds activation_bounds(Activation kind) {
   }
 }
 
-// Whether it is computed in the registers of a tile. What takes longer is computed where the tile
-// has been stored, for many tiles at once, if those are floats.
-inline bool is_short(Activation kind) {
-  return kind == Activation::kHardswish || activation_bounds(kind).is_clamp;
+// Whether a tile stored as T leaves it to activate_memory. What is short is computed in the tile's
+// registers, and so is all that is rounded when it is stored.
+template <class T>
+constexpr bool activated_later(Activation kind) {
+  return std::is_same_v<T, float> && kind != Activation::kHardswish &&
+         !activation_bounds(kind).is_clamp;
 }
 
 FASTCONV_INLINE Vec clamp(Vec x, Vec low, Vec high) { return vmin(high, vmax(low, x)); }
@@ -164,8 +166,8 @@ __attribute__((noinline)) Vec activate_memory(Activation kind, const Vectors<T>&
   return sum;
 }
 
-// A tile that is about to be stored as T. Floats stay as they are unless the activation is short:
-// whoever stores them calls activate_memory. In a copy, so that the tile may stay in registers.
+// A tile that is about to be stored as T, unless it is activated_later<T>. In a copy, so that the
+// tile may stay in registers.
 template <class T, int kCount>
 FASTCONV_INLINE void activate_tile(Activation kind, const ActivationBounds& bounds,
                                    Vec (&x)[kCount]) {

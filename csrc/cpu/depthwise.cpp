@@ -62,9 +62,6 @@ FASTCONV_INLINE void accumulate_row_generic(const DepthwiseKernel& k, const T* r
   }
 }
 
-// Whether a row is activated once it is stored.
-bool activated_later(Activation kind) { return kDataType == DataType::kFloat32 && !is_short(kind); }
-
 template <int Q>
 FASTCONV_INLINE void store_tile(Activation activation, const ActivationBounds& bounds, Element* out,
                                 int64_t pixel, Vec (&acc)[Q]) {
@@ -117,7 +114,7 @@ void plane(const DepthwiseKernel& shared, const float* packed, const float* inpu
   const DepthwiseKernel k = shared;
   Vec sum = sums == nullptr ? vzero() : vload(sums);
   const ActivationBounds bounds = activation_bounds(k.activation);
-  const bool later = activated_later(k.activation), sums_tiles = sums != nullptr && !later;
+  const bool later = activated_later<Element>(k.activation), sums_tiles = sums != nullptr && !later;
   const RowTiles tiles(out_width);
   const Vec bias = vload(packed);
   int64_t r = 0;
@@ -452,7 +449,7 @@ void depthwise_rows(const DepthwiseKernel& k, const float* packed, const Depthwi
                                                      out_vector);
     }
     const int64_t done = pair ? 2 : 1;
-    if (activated_later(k.activation))
+    if (activated_later<Element>(k.activation))
       activate_rows(k.activation, d, done, vectors, out, out_vector);
     r += done;
     d.rows += done * k.height;

@@ -1,7 +1,7 @@
 // Matrix multiplication at the heart of every 1x1 convolution: C[m, n] = act(sum_k A[m, k] B[k, n]
 // + bias[n] + residual). Rows m are pixels, k input channels, n output channels.
 //
-// B is packed once into panels of 1..kMaxPanel vectors: [panel][bias][k][panel width]. A tile of MR
+// B is packed once into panels of 1..4 vectors: [panel][bias][k][panel width]. A tile of MR
 // pixels x one panel lives in registers for all of k; per k it loads the panel row and broadcasts
 // MR values of A: (MR + NV) loads for MR * NV FMAs. Every output is one chain of FMAs over k in
 // order: neither tile shape nor thread count changes a bit of the result. With bfloat16 a k is a
