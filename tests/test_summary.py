@@ -154,13 +154,25 @@ def test_printing(capsys):
     assert data["rows"][0]["output_shape"] == [1, 32, 16, 16]
 
 
-def test_norms_are_checked():
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_norms_are_checked(mode, monkeypatch):
     """What they return is known, so PyTorch is not asked; what they refuse is still refused."""
-    assert summary(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), (3, 5, 5)).rows
-    for features in (1, 3, 5):
-        model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(features)).eval()
-        with pytest.raises(ValueError, match="model must run at input_size"):
-            summary(model, (3, 5, 5))
+
+    def asked(*_):
+        raise AssertionError("PyTorch was asked, which takes it several ms a layer")
+
+    def net(features):
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(features)).eval()
+
+    with mode():
+        # Of a size that PyTorch cannot have been asked for before.
+        with monkeypatch.context() as patch:
+            patch.setattr("torch._decomp.decompositions.native_batch_norm_helper", asked)
+            rows = summary(net(4), (3, 5, 29)).rows
+        assert [row.output_shape for row in rows] == [(1, 4, 5, 29)]
+        for features in (1, 3, 5):
+            with pytest.raises(ValueError, match="model must run at input_size"):
+                summary(net(features), (3, 5, 29))
 
 
 def test_rejects():
