@@ -165,7 +165,7 @@ def test_norms_are_checked(mode, monkeypatch):
         return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(features)).eval()
 
     with mode():
-        # Of a size that PyTorch cannot have been asked for before.
+        # Of a size that no test has asked PyTorch for: it keeps its answers.
         with monkeypatch.context() as patch:
             patch.setattr("torch._decomp.decompositions.native_batch_norm_helper", asked)
             rows = summary(net(4), (3, 5, 29)).rows

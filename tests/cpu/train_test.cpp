@@ -166,12 +166,12 @@ std::string compare_moments(const Floats& got, const Floats& output, int64_t cha
   return "";
 }
 
-// Runs `kernel(level, threads, floats)` with one thread and with more; its results, NaN before,
+// Runs `kernel(level, threads, floats)` with several numbers of threads; its results, NaN before,
 // must have the same bits. Returns what is wrong.
 template <class Kernel>
 std::string same_bits(const Level& level, const Kernel& kernel, std::vector<Floats>* results) {
   const std::vector<Floats> empty = *results;
-  for (int64_t count : thread_counts()) {
+  for (int64_t count : kThreadCounts) {
     std::vector<Floats> found = empty;
     kernel(level, Threads{count, run_on_threads, nullptr}, found);
     if (count == 1) {
