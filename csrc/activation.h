@@ -11,8 +11,10 @@ enum class Activation : int {
   kSilu = 4,
   kSigmoid = 5,
   kHardsigmoid = 6,
+  kTanh = 7,
+  kGelu = 8,  // x times the normal distribution's function, not its approximation by tanh
 };
 
-constexpr int kActivationCount = 7;
+constexpr int kActivationCount = 9;
 
 }  // namespace fastconv

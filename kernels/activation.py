@@ -3,7 +3,9 @@
 import triton
 import triton.language as tl
 
-NONE, RELU, RELU6, HARDSWISH, SILU, SIGMOID, HARDSIGMOID = (tl.constexpr(code) for code in range(7))
+NONE, RELU, RELU6, HARDSWISH, SILU, SIGMOID, HARDSIGMOID, TANH, GELU = (
+    tl.constexpr(code) for code in range(9)
+)
 
 
 @triton.jit
@@ -21,6 +23,10 @@ def activate(x, ACTIVATION: tl.constexpr):
         x = tl.sigmoid(x)
     elif ACTIVATION == HARDSIGMOID:
         x = _clamp6(x + 3.0) * (1.0 / 6.0)
+    elif ACTIVATION == TANH:
+        x = _tanh(x)
+    elif ACTIVATION == GELU:
+        x = x * _normal(x)
     return x
 
 
@@ -41,9 +47,25 @@ def activation_slope(x, ACTIVATION: tl.constexpr):
         x = gate * (1.0 - gate)
     elif ACTIVATION == HARDSIGMOID:
         x = tl.where((x <= -3.0) | (x >= 3.0), 0.0, 1.0 / 6.0)
+    elif ACTIVATION == TANH:
+        value = _tanh(x)
+        x = 1.0 - value * value
+    elif ACTIVATION == GELU:
+        x = _normal(x) + x * (0.3989422804014327 * tl.exp(-0.5 * x * x))
     else:
         x = tl.full(x.shape, 1.0, tl.float32)
     return x
+
+
+@triton.jit
+def _tanh(x):
+    return 2.0 * tl.sigmoid(2.0 * x) - 1.0
+
+
+@triton.jit
+def _normal(x):
+    """The normal distribution's function."""
+    return 0.5 + 0.5 * tl.erf(0.7071067811865476 * x)
 
 
 @triton.jit

@@ -197,7 +197,7 @@ WINOGRAD = [
     _conv(1, 256, 14, 14, 256, 3, padding=1, activation="relu", note="resnet50-late"),
 ]
 
-ALL_ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid")
+ALL_ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid", "tanh", "gelu")
 
 # The first case of an op is used wherever one must do: compile, opcheck, rejects.
 CASES = {

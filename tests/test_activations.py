@@ -14,11 +14,20 @@ EXACT = {
     "silu": lambda x: x / (1 + torch.exp(-x)),
     "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
     "hardsigmoid": lambda x: (x + 3).clamp(0, 6) / 6,
+    "tanh": torch.tanh,
+    "gelu": lambda x: 0.5 * x * torch.special.erfc(-(0.5**0.5) * x),
 }
-# As csrc/cpu/activate.h states them: for |x| <= 16, and for |x| <= 87. Without fused multiply-add
-# the argument of the exponential is rounded once more.
-FUSED = {"hardswish": (3, 3), "hardsigmoid": (2, 2), "silu": (6, 22), "sigmoid": (6, 22)}
-TWICE_ROUNDED = FUSED | {"silu": (17, 63), "sigmoid": (17, 63)}
+# As csrc/cpu/activate.h states them: for |x| <= 16, and for |x| <= 87 (gelu: 4, and 13, where it
+# ends). Without fused multiply-add the argument of the exponential is rounded once more.
+FUSED = {
+    "hardswish": (3, 3),
+    "hardsigmoid": (2, 2),
+    "silu": (6, 22),
+    "sigmoid": (6, 22),
+    "tanh": (4, 4),
+    "gelu": (8, 24),
+}
+TWICE_ROUNDED = FUSED | {"silu": (17, 63), "sigmoid": (17, 63), "gelu": (16, 128)}
 
 
 @pytest.fixture(params=[f"native-{level}" for level in LEVELS or ["scalar"]])
@@ -43,7 +52,8 @@ def ulps(actual: Tensor, truth: Tensor) -> float:
 @pytest.mark.parametrize("name", EXACT)
 def test_float32(any_level, name):
     bounds = (TWICE_ROUNDED if any_level == "native-scalar" else FUSED)[name]
-    for limit, bound in zip((16, 87), bounds, strict=True):
+    limits = (4, 12.99) if name == "gelu" else (16, 87)
+    for limit, bound in zip(limits, bounds, strict=True):
         x = torch.linspace(-limit, limit, 1_000_000)
         assert ulps(applied(name, x), EXACT[name](x.double())) <= bound
 
@@ -67,8 +77,12 @@ def test_limits(any_level, name):
     x = torch.tensor([torch.inf, torch.nan, 1e30, -1e30, 200.0, -200.0, 0.0, -0.0]).repeat(125)
     got = applied(name, x)[:8]
     is_gate = name in ("sigmoid", "hardsigmoid")
-    high = torch.ones(3) if is_gate else torch.tensor([torch.inf, 1e30, 200.0])
+    is_bounded = is_gate or name == "tanh"
+    high = torch.ones(3) if is_bounded else torch.tensor([torch.inf, 1e30, 200.0])
     torch.testing.assert_close(got[[0, 2, 4]], high)
     assert got[1].isnan()
-    assert float(got[5].abs()) <= 1e-35
+    if name == "tanh":
+        assert float(got[5]) == -1
+    else:
+        assert float(got[5].abs()) <= 1e-35
     assert float(got[6]) == (0.5 if is_gate else 0)

@@ -56,6 +56,10 @@ class Block(nn.Module):
         return x + y if self.add else F.silu(y)
 
 
+def _two(activation):
+    return nn.Sequential(nn.Conv2d(8, 12, 3), activation, nn.Conv2d(12, 9, 1))
+
+
 @pytest.mark.parametrize(
     ("make", "names", "count"),
     [
@@ -65,6 +69,9 @@ class Block(nn.Module):
         (lambda: nn.Conv2d(8, 12, 1, groups=2), [], 0),
         (lambda: nn.Conv2d(8, 8, 3, padding="same", groups=8), [], 0),
         (lambda: nn.Sequential(nn.Conv2d(8, 12, 3), nn.ELU()), ["conv2d_bias_act"], 1),
+        (lambda: _two(nn.GELU()), ["sequential"], 2),
+        (lambda: _two(nn.Tanh()), ["sequential"], 2),
+        (lambda: _two(nn.GELU("tanh")), ["conv2d_bias_act", "pointwise_conv2d"], 2),
     ],
 )
 def test_graphs(native, make, names, count):

@@ -132,9 +132,11 @@ def test_network(native, torchvision, name):
         assert calls.names == ["sequential"]
 
 
-@pytest.mark.parametrize(
-    "activation", [nn.Hardswish(True), nn.ReLU(), nn.SiLU(), nn.Identity(), nn.GELU(), nn.Tanh()]
-)
+NATIVE = (nn.Hardswish(True), nn.ReLU(), nn.SiLU(), nn.Identity(), nn.Tanh(), nn.GELU())
+OTHERS = (nn.GELU("tanh"), nn.Mish())
+
+
+@pytest.mark.parametrize("activation", NATIVE + OTHERS)
 def test_activations_between_fully_connected_layers(native, activation):
     torch.manual_seed(0)
     model = calibrated(models.mobilenet_v3_small(width_mult=0.5))
@@ -143,7 +145,7 @@ def test_activations_between_fully_connected_layers(native, activation):
     model.classifier[1] = activation
     with Calls() as calls:
         output = output_of(model, input)
-    is_native = not isinstance(activation, (nn.GELU, nn.Tanh))
+    is_native = activation in NATIVE
     assert calls.names == (["sequential"] if is_native else ["sequential", "linear"])
     with fastconv.use_backend("reference"):
         assert_close(output, output_of(copy.deepcopy(model), input))

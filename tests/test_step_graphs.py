@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import fastconv
 from fastconv import models
 from fastconv.activation import CODES
 from fastconv.nn import Conv2dNormAct
@@ -174,12 +175,15 @@ def test_a_residual_s_activation_is_that_of_the_step():
     assert step.out_activation == CODES["relu"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "googlenet", "inception_v3"])
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "googlenet", "inception_v3"])
 def test_classic_networks_are_one_call(native, name):
     model = models.create_model(name, num_classes=5).eval()
+    input = torch.randn(2, 1, 32, 32) if name == "lenet5" else torch.randn(2, 3, 96, 96)
     with torch.no_grad(), Calls() as calls:
-        model(torch.randn(1, 3, 96, 96))
+        output = model(input)
     assert calls.names == ["sequential"]
+    with torch.no_grad(), fastconv.use_backend("reference"):
+        torch.testing.assert_close(output, model(input), rtol=0, atol=1e-4 * output.abs().max())
 
 
 def test_branches_read_their_input_together():

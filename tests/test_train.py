@@ -312,7 +312,7 @@ def test_what_the_kernels_do_not_train():
     norm = lambda channels: nn.GroupNorm(4, channels)  # noqa: E731
     for module in (
         Conv2dNormAct(8, 8, 1, norm_layer=norm),
-        Conv2dNormAct(8, 8, 1, activation_layer=nn.Tanh, inplace=None),
+        Conv2dNormAct(8, 8, 1, activation_layer=nn.Mish, inplace=None),
         Conv2dNormAct(8, 8, 1, norm_layer=None),
         nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)),
     ):

@@ -371,11 +371,17 @@ void activate_pixels(const Column& s, int64_t vectors, int64_t m, int64_t count)
       float* first = data + (offsets == nullptr ? m * s.c.row : 0);
       for (int64_t v = 0; v < whole; ++v, first += s.c.vector)
         activate_memory<float>(kind, {first, s.c.row, offsets, count}, vzero());
-      for (int64_t i = 0; whole < vectors && i < count; ++i) {
-        float* x = first + (offsets == nullptr ? i * s.c.row : offsets[i]);
-        Vec last = vload_first(x, tail);
-        activate_vectors(kind, &last, 1);
-        vstore_first(x, last, tail);
+      // What is left of a pixel is not all ours to write: a few pixels at a time in a copy.
+      constexpr int kTogether = 16;
+      Vec last[kTogether];
+      const auto at = [&](int64_t i) {
+        return first + (offsets == nullptr ? i * s.c.row : offsets[i]);
+      };
+      for (int64_t i = 0; whole < vectors && i < count; i += kTogether) {
+        const int some = static_cast<int>(std::min<int64_t>(kTogether, count - i));
+        for (int j = 0; j < some; ++j) last[j] = vload_first(at(i + j), tail);
+        activate_vectors(kind, last, some);
+        for (int j = 0; j < some; ++j) vstore_first(at(i + j), last[j], tail);
       }
     }
   });

@@ -133,6 +133,17 @@ FASTCONV_INLINE Vec activation_slope(Vec x) {
     }
     case Activation::kHardsigmoid:
       return inside(-3.f, 3.f, vset(1.f / 6.f));
+    case Activation::kTanh: {
+      const Vec t = vtanh(x);
+      return vsub(one, vmul(t, t));
+    }
+    case Activation::kGelu: {
+      constexpr float kDensity = 0.398942280401432678f;  // of the normal distribution at 0
+      const Normal normal = vnormal(x);
+      const Vec above = vwhere_above(x, vzero(), vfma(vset(-2.f), normal.below, one));
+      const Vec near = clamp(x, vset(-13.f), vset(13.f));
+      return vfma(near, vmul(vset(kDensity), normal.exponential), vadd(normal.below, above));
+    }
     default:
       return one;
   }

@@ -64,6 +64,7 @@ FASTCONV_INLINE void vstore_first(float* p, Vec x, int n) {
 }
 FASTCONV_INLINE Vec vfma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 FASTCONV_INLINE Vec vadd(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+FASTCONV_INLINE Vec vfms(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a, b, c); }  // a b - c
 FASTCONV_INLINE Vec vsub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 FASTCONV_INLINE Vec vmul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 FASTCONV_INLINE Vec vdiv(Vec a, Vec b) { return _mm512_div_ps(a, b); }

@@ -7,17 +7,34 @@
 
 namespace fastconv {
 
+#ifdef __CUDA_ARCH__
+__device__ inline float special_tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#endif
+
 template <class T>
 __device__ float sigmoid(float x) {
 #ifdef __CUDA_ARCH__
   if constexpr (sizeof(T) == 2) {
-    float y;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(0.5f * x));
-    return 0.5f + 0.5f * y;
+    return 0.5f + 0.5f * special_tanh(0.5f * x);
   }
 #endif
   return 1.0f / (1.0f + expf(-x));
 }
+
+template <class T>
+__device__ float hyperbolic_tangent(float x) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2) return special_tanh(x);
+#endif
+  return tanhf(x);
+}
+
+// The normal distribution's function.
+__device__ inline float normal_below(float x) { return 0.5f * erfcf(-0.7071067812f * x); }
 
 __device__ inline float clamp6(float x) {
   x = x < 0.0f ? 0.0f : x;  // NaN stays, as in PyTorch
@@ -42,6 +59,10 @@ __device__ float activate(Activation activation, float x) {
       return sigmoid<T>(x);
     case Activation::kHardsigmoid:
       return clamp6(x + 3.0f) * (1.0f / 6.0f);
+    case Activation::kTanh:
+      return hyperbolic_tangent<T>(x);
+    case Activation::kGelu:
+      return x * normal_below(x);
   }
   return x;
 }
@@ -69,6 +90,12 @@ __device__ float activation_slope(Activation activation, float x) {
     }
     case Activation::kHardsigmoid:
       return x > -3.0f && x < 3.0f ? 1.0f / 6.0f : 0.0f;
+    case Activation::kTanh: {
+      const float t = hyperbolic_tangent<T>(x);
+      return 1.0f - t * t;
+    }
+    case Activation::kGelu:
+      return normal_below(x) + x * (0.3989422804f * expf(-0.5f * x * x));
   }
   return 1.0f;
 }
@@ -96,6 +123,10 @@ __device__ void with_activation(Activation kind, const F& f) {
       return f(ActivationTag<Activation::kSigmoid>());
     case Activation::kHardsigmoid:
       return f(ActivationTag<Activation::kHardsigmoid>());
+    case Activation::kTanh:
+      return f(ActivationTag<Activation::kTanh>());
+    case Activation::kGelu:
+      return f(ActivationTag<Activation::kGelu>());
   }
 }
 

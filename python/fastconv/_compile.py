@@ -25,6 +25,8 @@ _ACTIVATIONS: dict[Any, str] = {
     F.sigmoid: "sigmoid",
     torch.sigmoid: "sigmoid",
     F.hardsigmoid: "hardsigmoid",
+    F.tanh: "tanh",
+    torch.tanh: "tanh",
 }
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 
@@ -190,6 +192,8 @@ def _activation(node: fx.Node) -> str | None:
         values |= dict(zip(("input", "min_val", "max_val"), node.args, strict=False))
         values |= node.kwargs
         return "relu6" if (values["min_val"], values["max_val"]) == (0, 6) else None
+    if node.target is F.gelu:
+        return "gelu" if node.kwargs.get("approximate", "none") == "none" else None
     return _ACTIVATIONS.get(node.target)
 
 

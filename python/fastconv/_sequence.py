@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .activation import CODES, activate, of_module
 from .nn._chain import native_chain
 from .nn._fused import FusedModule, Native, original_class
-from .nn._graph import native_max_pool
+from .nn._graph import native_average_pool, native_max_pool
 from .nn._parts import is_supported
 from .nn._unit import Unit, first_unit, is_identity
 from .nn._units import in_a_row, native_units
@@ -54,8 +54,8 @@ class Item(NamedTuple):
             native = make("forward", dims)
         elif not self.flat and type(self.module) is nn.MaxPool2d:
             native = native_max_pool(self.module, pack)
-            if native is None:
-                return None
+        elif not self.flat and type(self.module) is nn.AvgPool2d:
+            native = native_average_pool(self.module, pack)
         elif self.flat and type(self.module) is nn.Linear:
             native = native_linear(self.module, pack)
         else:

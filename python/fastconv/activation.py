@@ -14,6 +14,8 @@ CODES = {
     "silu": 4,
     "sigmoid": 5,
     "hardsigmoid": 6,
+    "tanh": 7,
+    "gelu": 8,
 }
 NAMES = tuple(CODES)
 GATES = ("sigmoid", "hardsigmoid")
@@ -26,6 +28,8 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "sigmoid": F.sigmoid,
     "hardsigmoid": F.hardsigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
 }
 
 _ATEN = torch.ops.aten
@@ -37,6 +41,8 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "silu": lambda g, x: _ATEN.silu_backward(g, x),
     "sigmoid": lambda g, x: _ATEN.sigmoid_backward(g, torch.sigmoid(x)),
     "hardsigmoid": lambda g, x: _ATEN.hardsigmoid_backward(g, x),
+    "tanh": lambda g, x: _ATEN.tanh_backward(g, torch.tanh(x)),
+    "gelu": lambda g, x: _ATEN.gelu_backward(g, x),
 }
 
 # Exact types only: a subclass may compute something else.
@@ -48,6 +54,8 @@ _MODULES: dict[type[nn.Module], str] = {
     nn.SiLU: "silu",
     nn.Sigmoid: "sigmoid",
     nn.Hardsigmoid: "hardsigmoid",
+    nn.Tanh: "tanh",
+    nn.GELU: "gelu",
 }
 
 
@@ -62,6 +70,8 @@ _TIMM_MODULES = {
     "Sigmoid": "sigmoid",
     "HardSwish": "hardswish",
     "HardSigmoid": "hardsigmoid",
+    "Tanh": "tanh",
+    "GELU": "gelu",
 }
 
 
@@ -83,4 +93,6 @@ def of_module(module: nn.Module | None) -> str | None:
     kind = type(module)
     if kind.__module__.startswith("timm.layers."):
         return _TIMM_MODULES.get(kind.__name__)
+    if kind is nn.GELU and module.approximate != "none":
+        return None
     return _MODULES.get(kind)

@@ -97,6 +97,10 @@ inline double activate(double x, Activation activation) {
       return 1 / (1 + std::exp(-x));
     case Activation::kHardsigmoid:
       return std::clamp(x + 3, 0.0, 6.0) / 6;
+    case Activation::kTanh:
+      return std::tanh(x);
+    case Activation::kGelu:
+      return 0.5 * x * std::erfc(-std::sqrt(0.5) * x);
   }
   return NAN;
 }

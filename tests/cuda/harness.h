@@ -70,6 +70,10 @@ inline double activate(fastconv::Activation activation, double x) {
       return 1 / (1 + std::exp(-x));
     case fastconv::Activation::kHardsigmoid:
       return clamp6(x + 3) / 6;
+    case fastconv::Activation::kTanh:
+      return std::tanh(x);
+    case fastconv::Activation::kGelu:
+      return 0.5 * x * std::erfc(-std::sqrt(0.5) * x);
   }
   return x;
 }

@@ -56,6 +56,11 @@ double slope(Activation activation, double x) {
       return s * (1 - s);
     case Activation::kHardsigmoid:
       return x > -3 && x < 3 ? 1. / 6 : 0;
+    case Activation::kTanh:
+      return 1 - std::tanh(x) * std::tanh(x);
+    case Activation::kGelu:
+      return 0.5 * std::erfc(-std::sqrt(0.5) * x) +
+             x * std::exp(-0.5 * x * x) / std::sqrt(8 * std::atan(1.0));
   }
   return 1;
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._sequence import Part
+from .._sequence import Part, Pool
 from ..nn import Conv2d, Linear
 from ._common import Network, check_in_chans
 from ._weights import Weights, load_weights
@@ -66,7 +66,8 @@ class LeNet5(Network):
         return first + last
 
     def _row(self) -> list[Part]:
-        return [*self._parts()]
+        # The mean of C5's maps of one pixel is what flattens them.
+        return [Pool() if part is self.flatten else part for part in self._parts()]
 
     def _plain_forward(self, input: Tensor) -> Tensor:
         for part in self._parts():

@@ -43,7 +43,7 @@ def conv2d_bias_act(
             odd row and column at the bottom and the right
         dilation: int or (h, w)
         groups: divides C and K
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
 
     Returns:
         (N, K, OH, OW), channels_last, of the dtype of the input

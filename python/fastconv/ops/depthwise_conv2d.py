@@ -38,7 +38,7 @@ def depthwise_conv2d(
         padding: int, (h, w), or "same": TensorFlow's, for which OH = ceil(H / stride), with the
             odd row and column at the bottom and the right
         dilation: int or (h, w)
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
 
     Returns:
         (N, C * m, OH, OW), channels_last, of the dtype of the input

@@ -52,7 +52,7 @@ def depthwise_separable_conv2d(
         padding: int, (h, w), or "same": TensorFlow's, for which OH = ceil(H / stride), with the
             odd row and column at the bottom and the right
         dilation: int or (h, w)
-        depthwise_activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        depthwise_activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
         activation: likewise, after the 1x1 convolution
         residual: (N, K, OH, OW), added before the activation
 

@@ -65,7 +65,7 @@ def inverted_residual(
         padding: int, (h, w), or "same": TensorFlow's, for which OH = ceil(H / stride), with the
             odd row and column at the bottom and the right
         dilation: int or (h, w)
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
         squeeze_excite: before the projection, a tuple of reduce_weight (R, M, 1, 1), reduce_bias
             (R,) or None, expand_weight (M, R, 1, 1), expand_bias (M,) or None, activation, and
             gate (sigmoid or hardsigmoid)

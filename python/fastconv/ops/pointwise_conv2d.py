@@ -36,7 +36,7 @@ def pointwise_conv2d(
         weight: (K, C, 1, 1)
         bias: (K,)
         stride: int or (h, w); every stride-th pixel is computed
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
         residual: (N, K, OH, OW), added before the activation
         input_scale: (N, C), one factor per image and channel, as from squeeze-excite
 

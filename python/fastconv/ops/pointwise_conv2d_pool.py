@@ -24,7 +24,7 @@ def pointwise_conv2d_pool(
         input: (N, C, H, W)
         weight: (K, C, 1, 1)
         bias: (K,)
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
 
     Returns:
         (N, K), of the dtype of the input

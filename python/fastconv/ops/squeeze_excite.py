@@ -33,7 +33,7 @@ def squeeze_excite(
         reduce_bias: (R,) or None
         expand_weight: (C, R, 1, 1)
         expand_bias: (C,) or None
-        activation: none, relu, relu6, hardswish, silu, sigmoid or hardsigmoid
+        activation: none, relu, relu6, hardswish, silu, sigmoid, hardsigmoid, tanh or gelu
         gate: sigmoid or hardsigmoid
 
     Returns:
