@@ -84,8 +84,8 @@ def _x(*shape: int) -> torch.Tensor:
         ),
         (
             "pointwise_conv2d",
-            lambda: (_x(1, 4, 5, 5), _x(8, 4, 1, 1), None, [1, 1], 7, None, None),
-            "activation must be a code from 0 to 6, got 7",
+            lambda: (_x(1, 4, 5, 5), _x(8, 4, 1, 1), None, [1, 1], 9, None, None),
+            "activation must be a code from 0 to 8, got 9",
         ),
         (
             "depthwise_conv2d",

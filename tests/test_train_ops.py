@@ -118,7 +118,7 @@ def test_layouts_do_not_matter(index):
         (0, {0: torch.randn(2, 24, 9, 7).double()}, "input must be float32"),
         (0, {1: torch.randn(2, 23)}, r"affine must have shape \(2, 24\), got \[2, 23\]"),
         (0, {2: torch.rand(3, 24)}, r"gate must have shape \(2, 24\), got \[3, 24\]"),
-        (0, {3: 9}, "activation must be a code from 0 to 6, got 9"),
+        (0, {3: 9}, "activation must be a code from 0 to 8, got 9"),
         (0, {4: torch.randn(40, 23, 1, 1)}, r"weight must have shape \(K, 24, 1, 1\)"),
         (1, {3: RELU6}, "activation must be 0 without affine, got 2"),
         (2, {3: torch.randn(25, 1, 3, 3)}, r"weight must have shape \(24, 1, KH, KW\)"),

@@ -22,10 +22,12 @@ from .assertions import assert_as_accurate
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "stem": lambda: Conv2dNormAct(3, 24, 3, 2),
     "pointwise": lambda: Conv2dNormAct(24, 40, 1, activation_layer=nn.SiLU),
-    "pointwise-stride": lambda: Conv2dNormAct(24, 33, 1, stride=2, activation_layer=nn.SiLU),
+    "pointwise-stride": lambda: Conv2dNormAct(24, 33, 1, stride=2, activation_layer=nn.GELU),
     "pointwise-bias": lambda: Conv2dNormAct(17, 40, 1, bias=True, activation_layer=None),
     "depthwise": lambda: Conv2dNormAct(24, 24, 5, 2, groups=24, activation_layer=nn.Hardswish),
-    "depthwise-dilated": lambda: Conv2dNormAct(17, 17, 3, groups=17, dilation=2),
+    "depthwise-dilated": lambda: Conv2dNormAct(
+        17, 17, 3, groups=17, dilation=2, activation_layer=nn.Tanh
+    ),
     "separable": lambda: DepthwiseSeparableConv2d(17, 33, stride=2),
     "inverted": lambda: InvertedResidual(24, 24, 1, 6),
     "inverted-stride": lambda: InvertedResidual(20, 40, 2, 3),

@@ -119,8 +119,11 @@ def _size_keeping_padding(
     return (kernel[0] - 1) // 2 * gaps[0], (kernel[1] - 1) // 2 * gaps[1]
 
 
+# Those of PyTorch that kernels compute and that know no such argument.
+_WITHOUT_INPLACE = (nn.Identity, nn.Sigmoid, nn.Tanh, nn.GELU)
+
+
 def _inplace(activation_layer: Layer, inplace: bool | None) -> dict[str, Any]:
-    # Sigmoid and Identity know no such argument.
-    if inplace is None or activation_layer in (nn.Sigmoid, nn.Identity):
+    if inplace is None or activation_layer in _WITHOUT_INPLACE:
         return {}
     return {"inplace": inplace}
