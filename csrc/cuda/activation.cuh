@@ -25,16 +25,52 @@ __device__ float sigmoid(float x) {
   return 1.0f / (1.0f + expf(-x));
 }
 
+// CUDA's tanhf and erfcf have parts for small and large numbers, which would cost every kernel
+// their registers.
 template <class T>
 __device__ float hyperbolic_tangent(float x) {
 #ifdef __CUDA_ARCH__
   if constexpr (sizeof(T) == 2) return special_tanh(x);
 #endif
-  return tanhf(x);
+  return 2.0f * sigmoid<T>(2.0f * x) - 1.0f;
 }
 
-// The normal distribution's function.
-__device__ inline float normal_below(float x) { return 0.5f * erfcf(-0.7071067812f * x); }
+// e^x and 1 / x, for maps of 16 bits by the special function unit alone.
+template <class T>
+__device__ float exponential_of(float x) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2) return __expf(x);
+#endif
+  return expf(x);
+}
+template <class T>
+__device__ float reciprocal(float x) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(T) == 2) return __fdividef(1.0f, x);
+#endif
+  return 1.0f / x;
+}
+
+// The normal distribution's function, and exp(-x^2 / 2), as csrc/cpu/activate.h has them.
+struct Normal {
+  float below, exponential;
+};
+template <class T>
+__device__ Normal normal_at(float x) {
+  const float t = reciprocal<T>(1.0f + 0.35f * fabsf(x));
+  float p = -2.910222858e-2f;
+  p = p * t + 1.437549740e-1f;
+  p = p * t - 2.552571297e-1f;
+  p = p * t + 1.586399972e-1f;
+  p = p * t - 2.273281850e-2f;
+  p = p * t + 1.053439677e-1f;
+  p = p * t + 1.198756844e-1f;
+  p = p * t + 1.398557574e-1f;
+  p = p * t + 1.396217644e-1f;
+  const float exponential = exponential_of<T>(-0.5f * x * x);
+  const float below = p * t * exponential;
+  return {x > 0.0f ? 1.0f - below : below, exponential};
+}
 
 __device__ inline float clamp6(float x) {
   x = x < 0.0f ? 0.0f : x;  // NaN stays, as in PyTorch
@@ -62,7 +98,7 @@ __device__ float activate(Activation activation, float x) {
     case Activation::kTanh:
       return hyperbolic_tangent<T>(x);
     case Activation::kGelu:
-      return x * normal_below(x);
+      return x * normal_at<T>(x).below;
   }
   return x;
 }
@@ -94,8 +130,10 @@ __device__ float activation_slope(Activation activation, float x) {
       const float t = hyperbolic_tangent<T>(x);
       return 1.0f - t * t;
     }
-    case Activation::kGelu:
-      return normal_below(x) + x * (0.3989422804f * expf(-0.5f * x * x));
+    case Activation::kGelu: {
+      const Normal normal = normal_at<T>(x);
+      return normal.below + x * (0.3989422804f * normal.exponential);
+    }
   }
   return 1.0f;
 }
