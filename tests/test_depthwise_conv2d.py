@@ -80,9 +80,9 @@ def test_compile(any_backend):
             r"input must have a floating-point dtype, got torch.int64",
         ),
         (
-            {"activation": "gelu"},
+            {"activation": "mish"},
             ValueError,
-            r"activation must be one of none, relu, .*, got 'gelu'",
+            r"activation must be one of none, relu, .*, got 'mish'",
         ),
         ({"stride": 0}, ValueError, r"stride must be an int >= 1 or a pair of such, got 0"),
         (

@@ -228,7 +228,7 @@ def _changed(step, field, value):
         (_changed(POINTWISE, 1, 0), lambda: _weights(8), "steps' sizes must be from 1 to"),
         (_changed(POINTWISE, 1, 2**40), lambda: _weights(8), "steps' sizes must be from 1 to"),
         (_changed(POINTWISE, 5, 0), lambda: _weights(8), "steps' stride must"),
-        (_changed(POINTWISE, 14, 7), lambda: _weights(8), "steps' out_activation must"),
+        (_changed(POINTWISE, 14, 9), lambda: _weights(8), "steps' out_activation must"),
         (_changed(POINTWISE, 15, 1), lambda: _weights(8), "a step with a residual must"),
         (POINTWISE.numbers(), lambda: _weights(9), "packed must hold 8 x 4 weights"),
         (POINTWISE.numbers(), lambda: _weights(8, 5), "packed must hold 8 x 4 weights"),

@@ -24,35 +24,6 @@ int64_t Panels::first_vector(int64_t panel) const {
   return panel * (vectors / count) + (panel < vectors % count ? panel : vectors % count);
 }
 
-void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
-               const float* bias, float* packed) {
-  const Panels panels(n);
-  const int64_t depth = channels * segments * taps, length = channels * taps;
-  const int64_t steps = steps_of(kDataType, length, 1);
-  // Input i of a segment in the weight's order.
-  const auto place = [&](int64_t segment, int64_t i) {
-    return i % channels * segments * taps + segment * taps + i / channels;
-  };
-  for (int64_t p = 0; p < panels.count; ++p) {
-    const int64_t first = panels.first_vector(p) * kW, width = panels.width(p) * kW;
-    for (int64_t j = 0; j < width; ++j) {
-      const bool real = first + j < n;
-      packed[j] = real && bias != nullptr ? bias[first + j] : 0.f;
-      const float* row = weight + (first + j) * depth;
-      for (int64_t segment = 0; segment < segments; ++segment) {
-        for (int64_t i = 0; i < steps; ++i) {
-          float inputs[kStep] = {};
-          const int64_t count = std::min(kStep, length - i * kStep);
-          for (int64_t l = 0; real && l < count; ++l)
-            inputs[l] = row[place(segment, i * kStep + l)];
-          packed[(1 + segment * steps + i) * width + j] = packed_step(inputs);
-        }
-      }
-    }
-    packed += width * (1 + segments * steps);
-  }
-}
-
 void pack_panel(const float* weight, int64_t n_stride, int64_t k_stride, int64_t n, int64_t depth,
                 const Panels& panels, int64_t panel, float* packed) {
   // Of inputs that lie next to each other, so many at a time that all their rows stay in L1.
@@ -82,6 +53,39 @@ void pack_panel(const float* weight, int64_t n_stride, int64_t k_stride, int64_t
       for (int64_t j = 0; j < real; ++j)
         for (int64_t i = begin; i < end; ++i) out[i * width + j] = lane(j, i);
     }
+  }
+}
+
+void pack_gemm(const float* weight, int64_t n, int64_t channels, int64_t segments, int64_t taps,
+               const float* bias, float* packed) {
+  const Panels panels(n);
+  const int64_t depth = channels * segments * taps, length = channels * taps;
+  const int64_t steps = steps_of(kDataType, length, 1);
+  for (int64_t p = 0; p < panels.count; ++p) {
+    const int64_t first = panels.first_vector(p) * kW, width = panels.width(p) * kW;
+    const int64_t real = std::min(width, n - first);
+    float* out = packed + first * (1 + segments * steps);
+    if (segments * taps == 1) {
+      pack_panel(weight, depth, 1, n, depth, panels, p, packed);
+    } else {
+      std::fill(out, out + width * (1 + segments * steps), 0.f);
+      for (int64_t j = 0; j < real; ++j) {
+        float* step = out + width + j;
+        for (int64_t segment = 0; segment < segments; ++segment) {
+          const float* row = weight + (first + j) * depth + segment * taps;
+          int64_t channel = 0, tap = 0;
+          for (int64_t i = 0; i < steps; ++i, step += width) {
+            float inputs[kStep] = {};
+            for (int64_t l = 0; l < kStep && tap < taps; ++l) {
+              inputs[l] = row[channel * segments * taps + tap];
+              if (++channel == channels) channel = 0, ++tap;
+            }
+            *step = packed_step(inputs);
+          }
+        }
+      }
+    }
+    if (bias != nullptr) std::copy(bias + first, bias + first + real, out);
   }
 }
 
