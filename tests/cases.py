@@ -197,7 +197,7 @@ WINOGRAD = [
     _conv(1, 256, 14, 14, 256, 3, padding=1, activation="relu", note="resnet50-late"),
 ]
 
-# Blocks call what single convolutions call, and in C++ every activation.
+# For ops that activate where pointwise and depthwise convolutions do; tests/cpu draws from all.
 ACTIVATIONS = ("relu", "relu6", "hardswish", "silu", "sigmoid", "hardsigmoid")
 ALL_ACTIVATIONS = (*ACTIVATIONS, "tanh", "gelu")
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastconv
-from fastconv import backend
+from fastconv import backend, models
 from fastconv.nn import (
     Conv2d,
     Conv2dNormAct,
@@ -465,3 +465,32 @@ def test_pooled(native):
     layer.register_forward_hook(lambda *_: seen.append(1))
     layer.pooled(torch.randn(2, 12, 5, 7))
     assert seen
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "change"),
+    [
+        (
+            lambda: Conv2dNormAct(8, 8, 1, activation_layer=nn.GELU),
+            (2, 8, 5, 5),
+            lambda module: setattr(module[2], "approximate", "tanh"),
+        ),
+        (
+            models.lenet5,
+            (2, 1, 32, 32),
+            lambda module: setattr(module.s2, "divisor_override", 3),
+        ),
+    ],
+    ids=["gelu", "average pooling"],
+)
+def test_a_setting_without_weights_can_change(native, make, shape, change):
+    torch.manual_seed(0)
+    module, input = make().eval(), 3 * torch.randn(shape)
+    with torch.no_grad():
+        before = module(input)
+        change(module)
+        after = module(input)
+        with fastconv.use_backend("reference"):
+            expected = module(input)
+    assert (before - expected).abs().max() > 1e-4
+    torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)

@@ -356,13 +356,18 @@ def flags(module: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _settings(module: nn.Module) -> tuple[str, ...]:
-    """The attributes that decide what a convolution, a norm or a dropout computes."""
+    """The attributes that decide what a layer computes."""
     if isinstance(module, nn.Conv2d):
         return "stride", "padding", "padding_mode", "dilation", "groups"
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return "training", "eps"
     if isinstance(module, nn.MaxPool2d):
         return "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"
+    if isinstance(module, nn.AvgPool2d):
+        windows = ("kernel_size", "stride", "padding", "ceil_mode")
+        return *windows, "count_include_pad", "divisor_override"
+    if isinstance(module, nn.GELU):
+        return ("approximate",)
     if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's
         return ("eps",) if "eps" in module.__dict__ else ()
     return ("training",) if only_drops(module) else ()
