@@ -1,5 +1,7 @@
 #include "depthwise.h"
 
+#include <utility>
+
 #include "activate.h"
 
 namespace fastconv {
@@ -7,7 +9,7 @@ namespace FASTCONV_ISA_NAMESPACE {
 namespace {
 
 // Widths that are common in networks map to full tiles: 7, 14, 28, 56, 112.
-constexpr int kTileQ = 7;
+constexpr int kTileQ = kShortTiles ? 3 : 7;
 
 alignas(64) const Element kZeros[kW] = {};
 
@@ -246,82 +248,55 @@ using PlaneFunction = void (*)(const DepthwiseKernel&, const float*, const float
 using RowFunction = void (*)(const DepthwiseKernel&, const float*, const DepthwiseRows&, int64_t,
                              int64_t, Element*, int64_t);
 
-// Calls f(integral constant q), q in 1..kTileQ.
-#define FASTCONV_TILE_WIDTH_SWITCH(q, EXPRESSION) \
-  switch (q) {                                    \
-    case 1: {                                     \
-      constexpr int kQ = 1;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    case 2: {                                     \
-      constexpr int kQ = 2;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    case 3: {                                     \
-      constexpr int kQ = 3;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    case 4: {                                     \
-      constexpr int kQ = 4;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    case 5: {                                     \
-      constexpr int kQ = 5;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    case 6: {                                     \
-      constexpr int kQ = 6;                       \
-      EXPRESSION;                                 \
-    }                                             \
-    default: {                                    \
-      constexpr int kQ = kTileQ;                  \
-      EXPRESSION;                                 \
-    }                                             \
-  }
+// Functions for tiles of 1 to kTileQ columns; entry i is for i + 1.
+using Widths = std::make_integer_sequence<int, kTileQ>;
 
-template <int K, int S>
-PlaneFunction plane_of_width(int64_t q) {
-  FASTCONV_TILE_WIDTH_SWITCH(q, return (plane<K, S, kQ>))
+template <int K, int S, int... kMinusOne>
+PlaneFunction plane_of_width(int64_t q, std::integer_sequence<int, kMinusOne...>) {
+  static constexpr PlaneFunction kTable[] = {plane<K, S, kMinusOne + 1>...};
+  return kTable[q - 1];
 }
 
-template <int K, int S, int kEdge, bool kFullHeight>
-RowFunction row_of_width(int64_t q) {
-  FASTCONV_TILE_WIDTH_SWITCH(q, return (row_tile<K, S, kQ, kEdge, kFullHeight>))
+template <int K, int S, int kEdge, bool kFullHeight, int... kMinusOne>
+RowFunction row_of_width(int64_t q, std::integer_sequence<int, kMinusOne...>) {
+  static constexpr RowFunction kTable[] = {row_tile<K, S, kMinusOne + 1, kEdge, kFullHeight>...};
+  return kTable[q - 1];
 }
 
 template <int K, int S>
 RowFunction choose_row(int edge, bool full_height, int64_t q) {
-  if (!full_height) return row_of_width<K, S, kAnyEdge, false>(q);
+  if (!full_height) return row_of_width<K, S, kAnyEdge, false>(q, Widths());
   switch (edge) {
     case kInside:
-      return row_of_width<K, S, kInside, true>(q);
+      return row_of_width<K, S, kInside, true>(q, Widths());
     case kLeft:
-      return row_of_width<K, S, kLeft, true>(q);
+      return row_of_width<K, S, kLeft, true>(q, Widths());
     case kRight:
-      return row_of_width<K, S, kRight, true>(q);
+      return row_of_width<K, S, kRight, true>(q, Widths());
     case kBoth:
-      return row_of_width<K, S, kBoth, true>(q);
+      return row_of_width<K, S, kBoth, true>(q, Widths());
     default:
-      return row_of_width<K, S, kAnyEdge, true>(q);
+      return row_of_width<K, S, kAnyEdge, true>(q, Widths());
   }
 }
 
-template <int S, int kEdge>
-RowFunction two_rows_of_width(int64_t q) {
-  FASTCONV_TILE_WIDTH_SWITCH(q, return (two_row_tile<3, S, kQ, kEdge>))
+template <int S, int kEdge, int... kMinusOne>
+RowFunction two_rows_of_width(int64_t q, std::integer_sequence<int, kMinusOne...>) {
+  static constexpr RowFunction kTable[] = {two_row_tile<3, S, kMinusOne + 1, kEdge>...};
+  return kTable[q - 1];
 }
 
 template <int S>
 RowFunction choose_two_rows(int edge, int64_t q) {
   switch (edge) {
     case kInside:
-      return two_rows_of_width<S, kInside>(q);
+      return two_rows_of_width<S, kInside>(q, Widths());
     case kLeft:
-      return two_rows_of_width<S, kLeft>(q);
+      return two_rows_of_width<S, kLeft>(q, Widths());
     case kRight:
-      return two_rows_of_width<S, kRight>(q);
+      return two_rows_of_width<S, kRight>(q, Widths());
     default:
-      return two_rows_of_width<S, kBoth>(q);
+      return two_rows_of_width<S, kBoth>(q, Widths());
   }
 }
 
@@ -354,19 +329,19 @@ void depthwise_plane(const DepthwiseKernel& k, const float* packed, const float*
   PlaneFunction function = nullptr;
   switch (special_kernel(k)) {
     case 31:
-      function = plane_of_width<3, 1>(q);
+      function = plane_of_width<3, 1>(q, Widths());
       break;
     case 32:
-      function = plane_of_width<3, 2>(q);
+      function = plane_of_width<3, 2>(q, Widths());
       break;
     case 51:
-      function = plane_of_width<5, 1>(q);
+      function = plane_of_width<5, 1>(q, Widths());
       break;
     case 52:
-      function = plane_of_width<5, 2>(q);
+      function = plane_of_width<5, 2>(q, Widths());
       break;
     default:
-      function = plane_of_width<0, 0>(q);
+      function = plane_of_width<0, 0>(q, Widths());
   }
   function(k, packed, input, rows, out, out_rows, out_width, sum);
 }
@@ -425,7 +400,7 @@ RowFunction choose_function(const DepthwiseKernel& k, int edge, bool full, bool 
     case 52:
       return choose_row<5, 2>(edge, full, q);
     default:
-      return row_of_width<0, 0, kAnyEdge, false>(q);
+      return row_of_width<0, 0, kAnyEdge, false>(q, Widths());
   }
 }
 

@@ -86,59 +86,61 @@ FASTCONV_INLINE Half vdot(Half a, Half b, Half c) {
 
 #else
 
-FASTCONV_INLINE float widened(Bfloat16 x) {
-  const uint32_t bits = uint32_t{x.bits} << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+// In vectors throughout: copies in memory would be most of what sanitizers check.
+typedef uint16_t Narrow __attribute__((vector_size(2 * kW)));
+typedef uint32_t Wide __attribute__((vector_size(4 * kW)));
+
+FASTCONV_INLINE Vec widened(Narrow x) {
+  return reinterpret_cast<Vec>(__builtin_convertvector(x, Wide) << 16);
 }
-FASTCONV_INLINE Bfloat16 rounded(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+FASTCONV_INLINE Narrow rounded(Vec x) {
+  const Wide bits = reinterpret_cast<Wide>(x);
+  const Wide nearest = bits + 0x7fff + (bits >> 16 & 1);
+  return __builtin_convertvector((x == x ? nearest : bits | 0x400000) >> 16, Narrow);
 }
 FASTCONV_INLINE Vec vload_first(const Bfloat16* p, int n) {
-  float lanes[kW] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = widened(p[i]);
-  return vload(lanes);
+  Narrow x{};
+  std::memcpy(&x, p, sizeof(Bfloat16) * n);
+  return widened(x);
 }
 FASTCONV_INLINE Vec vload(const Bfloat16* p) { return vload_first(p, kW); }
 FASTCONV_INLINE void vstore_first(Bfloat16* p, Vec x, int n) {
-  float lanes[kW];
-  vstore(lanes, x);
-  for (int i = 0; i < n; ++i) p[i] = rounded(lanes[i]);
+  const Narrow bits = rounded(x);
+  std::memcpy(p, &bits, sizeof(Bfloat16) * n);
 }
 FASTCONV_INLINE void vstore(Bfloat16* p, Vec x) { vstore_first(p, x, kW); }
 
+FASTCONV_INLINE uint32_t pair(const Bfloat16* p) {
+  uint32_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  return bits;
+}
 // Bits, not a number: arithmetic would change some of them.
 template <class V>
-FASTCONV_INLINE V broadcast_pair(uint16_t first, uint16_t second) {
-  constexpr int kLanes = sizeof(V) / sizeof(float);
-  uint32_t lanes[kLanes];
-  for (uint32_t& lane : lanes) lane = uint32_t{second} << 16 | first;
-  V x;
-  std::memcpy(&x, lanes, sizeof x);
-  return x;
+FASTCONV_INLINE V broadcast_bits(uint32_t bits) {
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(V))));
+  return reinterpret_cast<V>(Bits{} + bits);
 }
-FASTCONV_INLINE Vec vset_step(const Bfloat16* p) {
-  return broadcast_pair<Vec>(p[0].bits, p[1].bits);
+FASTCONV_INLINE Vec vset_step(const Bfloat16* p) { return broadcast_bits<Vec>(pair(p)); }
+FASTCONV_INLINE Vec vset_last(const Bfloat16* p) { return broadcast_bits<Vec>(p->bits); }
+FASTCONV_INLINE Half vset_half_step(const Bfloat16* p) { return broadcast_bits<Half>(pair(p)); }
+FASTCONV_INLINE Half vset_half_last(const Bfloat16* p) { return broadcast_bits<Half>(p->bits); }
+
+// The first and the second input of each lane's step.
+template <class V>
+FASTCONV_INLINE V first_inputs(V x) {
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(V))));
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(x) << 16);
 }
-FASTCONV_INLINE Vec vset_last(const Bfloat16* p) { return broadcast_pair<Vec>(p->bits, 0); }
-FASTCONV_INLINE Half vset_half_step(const Bfloat16* p) {
-  return broadcast_pair<Half>(p[0].bits, p[1].bits);
+template <class V>
+FASTCONV_INLINE V second_inputs(V x) {
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(V))));
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(x) & 0xffff0000u);
 }
-FASTCONV_INLINE Half vset_half_last(const Bfloat16* p) { return broadcast_pair<Half>(p->bits, 0); }
 template <class V>
 FASTCONV_INLINE V vdot(V a, V b, V c) {
-  constexpr int kLanes = sizeof(V) / sizeof(float);
-  Bfloat16 x[2 * kLanes], y[2 * kLanes];
-  std::memcpy(x, &a, sizeof a);
-  std::memcpy(y, &b, sizeof b);
-  for (int i = 0; i < kLanes; ++i) {
-    for (int j : {2 * i, 2 * i + 1}) c[i] += widened(x[j]) * widened(y[j]);
-  }
-  return c;
+  c += first_inputs(a) * first_inputs(b);
+  return c + second_inputs(a) * second_inputs(b);
 }
 
 #endif
@@ -166,11 +168,7 @@ FASTCONV_INLINE Vec vset_lane(const float* p) {
 #if defined(FASTCONV_ISA_AVX512)
   return from_bits(_mm512_set1_epi32(bits));
 #else
-  int32_t lanes[kW];
-  for (int32_t& lane : lanes) lane = bits;
-  Vec x;
-  std::memcpy(&x, lanes, sizeof x);
-  return x;
+  return broadcast_bits<Vec>(static_cast<uint32_t>(bits));
 #endif
 #endif
 }
@@ -186,12 +184,9 @@ FASTCONV_INLINE Vec vpair(const Bfloat16* first, const Bfloat16* second) {
   if (second == nullptr) return from_bits(low);
   return from_bits(_mm512_or_si512(low, _mm512_slli_epi32(half(second), 16)));
 #else
-  uint32_t lanes[kW];
-  for (int i = 0; i < kW; ++i)
-    lanes[i] = first[i].bits | (second == nullptr ? 0u : uint32_t{second[i].bits} << 16);
-  Vec x;
-  std::memcpy(&x, lanes, sizeof x);
-  return x;
+  const auto bits = [](const Bfloat16* p) { return reinterpret_cast<Wide>(vload(p)); };
+  const Wide low = bits(first) >> 16;
+  return reinterpret_cast<Vec>(second == nullptr ? low : low | bits(second));
 #endif
 }
 #endif
@@ -228,11 +223,11 @@ FASTCONV_INLINE Vec vscale_step(Vec weights, const float* factors) {
   const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(second)), 16);
   return from_bits(_mm512_or_si512(low, high));
 #else
-  Bfloat16 x[2 * kW];
-  std::memcpy(x, &weights, sizeof weights);
-  for (int i = 0; i < 2 * kW; ++i) x[i] = rounded(widened(x[i]) * factors[i % 2]);
-  std::memcpy(&weights, x, sizeof weights);
-  return weights;
+  const auto scaled = [](Vec x, float factor) {
+    return reinterpret_cast<Wide>(widened(rounded(x * factor)));
+  };
+  const Wide low = scaled(first_inputs(weights), factors[0]) >> 16;
+  return reinterpret_cast<Vec>(low | scaled(second_inputs(weights), factors[1]));
 #endif
 }
 

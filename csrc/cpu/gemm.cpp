@@ -14,10 +14,7 @@ namespace {
 // Registers: MR * NV accumulators + NV of B + one broadcast. AVX2 6x2, 4x3; AVX-512 and NEON 6x4,
 // 8x3, 12x2.
 constexpr int max_rows(int nv) {
-#if defined(FASTCONV_ISA_WIDE)
-  // The same tiles, less high: a compiler that has no such vectors takes minutes for each of them.
-  return nv == 4 ? 2 : nv == 3 ? 3 : 4;
-#endif
+  if (kShortTiles) return nv == 4 ? 2 : nv == 3 ? 3 : 4;
   if (kRegisters == 32) return nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 14;
   return nv == 3 ? 4 : nv == 2 ? 6 : 8;
 }

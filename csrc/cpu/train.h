@@ -4,7 +4,6 @@
 
 #include "../parallel.h"
 #include "../train.h"
-#include "activate.h"
 #include "element.h"
 
 namespace fastconv {
@@ -28,7 +27,7 @@ struct Tiling {
 };
 
 // `pixels` pixels from `begin` on, counted through all images, channels [first, first + count) of
-// a map: to out[pixel * out_pixel + channel], whole vectors, with 0 past the last channel.
+// a map: to out[pixel * out_pixel + channel]; padded: whole vectors, with 0 past the last channel.
 struct MapTile {
   int64_t channels;
   int64_t image, begin, pixels;
@@ -50,10 +49,11 @@ inline int64_t map_bytes(int64_t pixels, int64_t channels) {
 void copy_pixels(const Element* from, int64_t from_pixel, int64_t pixels, int64_t count,
                  Element* to, int64_t to_pixel, bool streams);
 
-void normalized_tile(const NormalizedMap& map, const MapTile& tile, Element* out,
-                     int64_t out_pixel);
+void normalized_tile(const NormalizedMap& map, const MapTile& tile, Element* out, int64_t out_pixel,
+                     bool padded = true, const Element* residual = nullptr);
 
-void gradient_tile(const GradientMap& map, const MapTile& tile, Element* out, int64_t out_pixel);
+void gradient_tile(const GradientMap& map, const MapTile& tile, Element* out, int64_t out_pixel,
+                   bool padded = true);
 
 // The tile's gradient `d` [pixel][d_pixel] of a normalized map becomes that of the map before the
 // activation (where there is a gate, it stays what it is) plus the residual, and goes to out.
@@ -107,47 +107,6 @@ void sum_parts(const float* partial, int64_t parts, int64_t size, float* out,
 
 // Sums of a tile's channels are added to sums.
 void add_pixels(const Element* data, int64_t pixel, int64_t pixels, int64_t channels, float* sums);
-
-// The derivative of an activation, as PyTorch has it at the corners.
-template <Activation kKind>
-FASTCONV_INLINE Vec activation_slope(Vec x) {
-  const Vec one = vset(1.f);
-  const auto inside = [&](float low, float high, Vec a) __attribute__((always_inline)) {
-    return vwhere_above(x, vset(low), vwhere_below(x, vset(high), a));
-  };
-  switch (kKind) {
-    case Activation::kRelu:
-      return vwhere_above(x, vzero(), one);
-    case Activation::kRelu6:
-      return inside(0.f, 6.f, one);
-    case Activation::kHardswish:
-      return vadd(inside(-3.f, 3.f, vfma(x, vset(1.f / 3.f), vset(-0.5f))),
-                  vwhere_above(x, vset(-3.f), one));
-    case Activation::kSilu: {
-      const Vec s = vsigmoid(x);
-      return vfma(vmul(s, x), vsub(one, s), s);
-    }
-    case Activation::kSigmoid: {
-      const Vec s = vsigmoid(x);
-      return vmul(s, vsub(one, s));
-    }
-    case Activation::kHardsigmoid:
-      return inside(-3.f, 3.f, vset(1.f / 6.f));
-    case Activation::kTanh: {
-      const Vec t = vtanh(x);
-      return vsub(one, vmul(t, t));
-    }
-    case Activation::kGelu: {
-      constexpr float kDensity = 0.398942280401432678f;  // of the normal distribution at 0
-      const Normal normal = vnormal(x);
-      const Vec above = vwhere_above(x, vzero(), vfma(vset(-2.f), normal.below, one));
-      const Vec near = clamp(x, vset(-13.f), vset(13.f));
-      return vfma(near, vmul(vset(kDensity), normal.exponential), vadd(normal.below, above));
-    }
-    default:
-      return one;
-  }
-}
 
 template <class F>
 void Moments::finish(const F& pixels, float* results) const {

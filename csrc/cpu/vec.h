@@ -6,7 +6,8 @@
 // Half is half a Vec; kHasHalf: it costs half as much.
 //
 // Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32
-// for AVX-512 and NEON.
+// for AVX-512 and NEON. kShortTiles: tiles are less high than that, for the compiler's sake, which
+// for vectors that no instruction takes whole needs minutes otherwise.
 #pragma once
 
 #include <cstdint>
@@ -251,6 +252,12 @@ FASTCONV_INLINE Vec vround_scaled(Vec x, Vec scale, Vec* fraction) {
 }
 // p 2^n + c
 FASTCONV_INLINE Vec vfma_exp2(Vec p, Vec power, Vec c) { return vfma(p, power, c); }
+#endif
+
+#if defined(FASTCONV_ISA_AVX512) || defined(FASTCONV_ISA_AVX2) || defined(FASTCONV_ISA_NEON)
+constexpr bool kShortTiles = false;
+#else
+constexpr bool kShortTiles = true;
 #endif
 
 #if defined(FASTCONV_ISA_AVX512)

@@ -2,6 +2,7 @@
 // the score.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdio>
@@ -49,7 +50,7 @@ inline int64_t lanes_of(Isa isa) {
 
 // Those of this CPU, and the tiles of AVX-512 in portable vectors where they are built; for each
 // type of element.
-inline const std::vector<Level>& levels() {
+inline const std::vector<Level>& all_levels() {
   static const std::vector<Level> all = [] {
     std::vector<Level> found;
     for (Isa isa : isa_levels()) found.push_back({isa_name(isa), kernels_of(isa), lanes_of(isa)});
@@ -62,6 +63,25 @@ inline const std::vector<Level>& levels() {
     return found;
   }();
   return all;
+}
+
+// The names of those to test; none: all.
+inline std::vector<std::string>& wanted_levels() {
+  static std::vector<std::string> names;
+  return names;
+}
+
+inline const std::vector<Level>& levels() {
+  static const std::vector<Level> wanted = [] {
+    const std::vector<std::string>& names = wanted_levels();
+    std::vector<Level> found;
+    for (const Level& level : all_levels()) {
+      if (names.empty() || std::find(names.begin(), names.end(), level.name) != names.end())
+        found.push_back(level);
+    }
+    return found;
+  }();
+  return wanted;
 }
 
 // Numbers as a level's kernels have them in memory.
@@ -145,12 +165,6 @@ class Score {
     }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed;
-  }
-  // Whether anything passed at the level of this name.
-  bool has_passed(const std::string& level) const {
-    for (const auto& [key, score] : scores_)
-      if (key.second == level && score.first > 0) return true;
-    return false;
   }
 
  private:

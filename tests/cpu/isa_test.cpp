@@ -30,11 +30,11 @@ std::string check_refusal(const Level& best, const char* name) {
 }  // namespace
 
 void test_isa() {
-  for (const Level& level : levels()) {
+  for (const Level& level : all_levels()) {
     Isa isa;
     if (parse_isa(level.name, &isa)) score().count(level, "isa", check_choice(isa));
   }
-  const Level& best = levels()[isa_levels().size() - 1];
+  const Level& best = all_levels()[isa_levels().size() - 1];
   for (const char* name : {"wide", "Scalar", "scalar "})
     score().count(best, "isa", check_refusal(best, name));
   unsetenv("FASTCONV_ISA");

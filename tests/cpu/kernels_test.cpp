@@ -1,7 +1,6 @@
 // Every kernel, at every level that this CPU can run, on shapes that leave part of a tile empty,
 // against reference.h. Built with the sanitizers by `make sanitize`, for another CPU by `make
-// neon`; needs no torch. Arguments: the tests to run, by default all, and levels that must be among
-// those tested.
+// neon`; needs no torch. Arguments: tests and levels to run, by default all.
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -27,13 +26,18 @@ constexpr Test kTests[] = {
 }  // namespace
 
 int main(int count, char** arguments) {
-  std::vector<std::string> levels(arguments + 1, arguments + count);
+  std::vector<std::string>& names = fastconv::test::wanted_levels();
+  names.assign(arguments + 1, arguments + count);
   std::vector<const Test*> chosen;
   for (const Test& test : kTests) {
-    const auto at = std::find(levels.begin(), levels.end(), test.name);
-    if (at == levels.end()) continue;
+    const auto at = std::find(names.begin(), names.end(), test.name);
+    if (at == names.end()) continue;
     chosen.push_back(&test);
-    levels.erase(at);
+    names.erase(at);
+  }
+  if (fastconv::test::levels().size() < names.size()) {
+    std::printf("not every argument is a test or a level of this CPU\n");
+    return 1;
   }
   if (chosen.empty())
     for (const Test& test : kTests) chosen.push_back(&test);
@@ -41,11 +45,5 @@ int main(int count, char** arguments) {
     fastconv::test::Draw draw;
     test->run(draw);
   }
-  bool complete = true;
-  for (const std::string& level : levels) {
-    if (fastconv::test::score().has_passed(level)) continue;
-    std::printf("FAILED %s is not among the levels tested\n", level.c_str());
-    complete = false;
-  }
-  return fastconv::test::score().print() == 0 && complete ? 0 : 1;
+  return fastconv::test::score().print() == 0 ? 0 : 1;
 }
