@@ -168,4 +168,15 @@ __device__ void with_activation(Activation kind, const F& f) {
   }
 }
 
+template <class T, int kPixels, int kVector>
+__device__ void activate_all(Activation activation, float (&x)[kPixels][kVector]) {
+  with_activation(activation, [&](auto tag) {
+#pragma unroll
+    for (int p = 0; p < kPixels; ++p) {
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) x[p][v] = activate<T>(decltype(tag)::kValue, x[p][v]);
+    }
+  });
+}
+
 }  // namespace fastconv

@@ -101,16 +101,20 @@ __device__ void expand_chunk(const KernelParams& k, const Position& at, const T*
     for (int half = 0; half < 2; ++half) {
       const int pixel = row + lane / 4 + half * 8;
       const bool inside = is_inside(k, at, pixel);
+      float x[kTiles][2];
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
-        const int channel = n * 8 + lane % 4 * 2;
-        float x[2];
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const float value = sum[n].r[half * 2 + j] + bias[channel + j];
-          x[j] = inside ? activate<T>(k.p.activation, value) : 0.0f;
-        }
-        Vec<T, 2>::of(x).store(expanded + pixel * (kChunk + kPadding) + channel);
+        for (int j = 0; j < 2; ++j)
+          x[n][j] = sum[n].r[half * 2 + j] + bias[n * 8 + lane % 4 * 2 + j];
+      }
+      activate_all<T>(k.p.activation, x);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) x[n][j] = inside ? x[n][j] : 0.0f;
+        const int channel = n * 8 + lane % 4 * 2;
+        Vec<T, 2>::of(x[n]).store(expanded + pixel * (kChunk + kPadding) + channel);
       }
     }
   }
@@ -157,12 +161,10 @@ __device__ void depthwise_chunk(const KernelParams& k, const T* expanded, int pi
         }
       }
     }
+    activate_all<T>(k.p.depthwise_activation, sum);
 #pragma unroll
     for (int j = 0; j < kStrip; ++j) {
-      if (x0 + j >= width) continue;
-#pragma unroll
-      for (int c = 0; c < 2; ++c) sum[j][c] = activate<T>(k.p.depthwise_activation, sum[j][c]);
-      emit(y, x0 + j, channel, sum[j]);
+      if (x0 + j < width) emit(y, x0 + j, channel, sum[j]);
     }
   }
 }
@@ -204,21 +206,31 @@ __device__ void store_output(const KernelParams& k, const Position& at,
       const int64_t y = at.y0 + pixel / width, x = at.x0 + pixel % width;
       if (pixel >= k.layout.out_pixels || y >= s.out_height || x >= s.out_width) continue;
       const int64_t place = ((at.image * s.out_height + y) * s.out_width + x) * s.out_channels;
+      float value[kNTiles][2];
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
         const int channel = column0 + n * 8 + lane % 4 * 2;
-        float value[2];
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          value[j] = 0.0f;
+          value[n][j] = sum[m][n].r[half * 2 + j];
           if (channel + j >= s.out_channels) continue;
-          value[j] = sum[m][n].r[half * 2 + j];
-          if (k.p.project_bias != nullptr) value[j] += k.p.project_bias[channel + j];
-          if (residual != nullptr) value[j] += to_float(residual[place + channel + j]);
-          value[j] = activate<T>(k.p.project_activation, value[j]);
-          if (!pairs) output[place + channel + j] = from_float<T>(value[j]);
+          if (k.p.project_bias != nullptr) value[n][j] += k.p.project_bias[channel + j];
+          if (residual != nullptr) value[n][j] += to_float(residual[place + channel + j]);
         }
-        if (pairs && channel < s.out_channels) Vec<T, 2>::of(value).store(output + place + channel);
+      }
+      activate_all<T>(k.p.project_activation, value);
+#pragma unroll
+      for (int n = 0; n < kNTiles; ++n) {
+        const int channel = column0 + n * 8 + lane % 4 * 2;
+        if (pairs && channel < s.out_channels) {
+          Vec<T, 2>::of(value[n]).store(output + place + channel);
+          continue;
+        }
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          if (channel + j < s.out_channels)
+            output[place + channel + j] = from_float<T>(value[n][j]);
+        }
       }
     }
 }
