@@ -20,7 +20,7 @@ NVCC := $(or $(shell command -v nvcc),/usr/local/cuda/bin/nvcc)
 checked = cmake -S . -B build/$(1) $(2) && cmake --build build/$(1) --parallel $(JOBS) && ctest --test-dir build/$(1) --parallel $(JOBS) --output-on-failure
 BUILD_FILES := CMakeLists.txt setup.py pyproject.toml $(wildcard build_backend/*.py)
 
-.PHONY: demo test lint format bench models sanitize neon cuda cuda-emulation cuda-races gpu aarch64-tools clean
+.PHONY: demo test lint format bench models sanitize neon cuda cuda-emulation cuda-races aot gpu aarch64-tools clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo ; fastconv classify --demo
@@ -33,6 +33,7 @@ sanitize: .venv/dev ; $(call checked,sanitize,-DFASTCONV_SANITIZE=ON -DFASTCONV_
 neon: aarch64-tools .venv/dev ; $(call checked,neon,-DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake -DFASTCONV_KERNELS_TEST=ON)
 gpu: ; benchmarks/gpu/run.sh
 cuda-emulation: .venv/dev ; $(call checked,cuda-emulation,-DFASTCONV_CUDA_EMULATION=ON)
+aot: .venv/dev ; python -m tests.aot
 cuda-races: .venv/dev ; $(call checked,cuda-races,-DFASTCONV_CUDA_EMULATION=ON -DFASTCONV_CUDA_SANITIZER=thread)
 cuda: .venv/dev ; cmake -S . -B build/cuda -DFASTCONV_CUDA=ON -DFASTCONV_TORCH_DIR=$$(python -c 'import torch; print(torch.__path__[0])') -DCMAKE_CUDA_COMPILER=$(NVCC) -DCMAKE_CUDA_FLAGS=-Xptxas=-v -DFASTCONV_CUDA_ARCH_LIST='$(CUDA_ARCHS)' && cmake --build build/cuda --clean-first --parallel $(JOBS) --target fastconv_cuda 2>&1 | python tests/cuda/ptxas_report.py build/cuda/libfastconv_cuda.so
 clean: ; rm -rf .venv build *.egg-info python/*.egg-info python/fastconv/*.so .mypy_cache .pytest_cache .ruff_cache

@@ -8,12 +8,15 @@ interpreter: ``python -m tests.aot``. It ends with 1 where a kernel needs too mu
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -356,22 +359,21 @@ KERNELS = {
 }
 
 
-def usages(names: list[str], archs: list[int], half: bool) -> Iterator[Usage]:
+def usages(names: list[str], half: bool, arch: int) -> list[Usage]:
     """Compiles the configurations for all layers, each for one of the dtypes in turn, and if half
     are enough for one of the architectures in turn."""
-    all_archs = list(SHARED)
+    found = []
     for name in names:
         for turn, (dtype_name, dtype) in enumerate(DTYPES.items()):
             for index, (layer, config, launch) in enumerate(KERNELS[name](dtype)):
                 if index % len(DTYPES) != turn:
                     continue
-                own = all_archs[(index // len(DTYPES) + turn) % len(all_archs)]
-                for arch in archs:
-                    if half and arch != own:
-                        continue
-                    for kernel in compiled(launch, arch):
-                        registers, spilled = resources(kernel)
-                        yield Usage(
+                if half and arch != list(SHARED)[(index // len(DTYPES) + turn) % len(SHARED)]:
+                    continue
+                for kernel in compiled(launch, arch):
+                    registers, spilled = resources(kernel)
+                    found.append(
+                        Usage(
                             f"{name} {kernel.metadata.name}",
                             layer,
                             dtype_name,
@@ -383,6 +385,8 @@ def usages(names: list[str], archs: list[int], half: bool) -> Iterator[Usage]:
                             32 * kernel.metadata.num_warps,
                             re.search(r"tt\.addptr .*i64", kernel.asm["ttir"]) is not None,
                         )
+                    )
+    return found
 
 
 def main() -> int:
@@ -392,14 +396,16 @@ def main() -> int:
     parser.add_argument("--half", action="store_true", help="each for one architecture in turn")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
-    found = []
-    for usage in usages(options.kernels, options.arch, options.half):
-        found.append(usage)
+    of_arch = functools.partial(usages, options.kernels, options.half)
+    # Processes that have no threads of this one's.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(options.arch), mp_context=context) as pool:
+        found = [usage for several in pool.map(of_arch, options.arch) for usage in several]
+    for usage in found:
         print(
             f"{usage.kernel:42s} {usage.layer:24s} {usage.dtype:9s} {usage.config:22s} "
             f"sm_{usage.arch} {usage.registers:4d} registers {usage.shared:7d} shared "
-            f"{' '.join(usage.faults)}",
-            flush=True,
+            f"{' '.join(usage.faults)}"
         )
     if options.json:
         options.json.write_text(json.dumps([asdict(usage) for usage in found]))
