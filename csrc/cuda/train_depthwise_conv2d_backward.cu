@@ -14,226 +14,10 @@
 // rows above a block's first. Sums stay in registers over all rows of a block and leave it as one
 // part, which a second kernel adds up in a fixed order.
 #include "dispatch.cuh"
-#include "train_depthwise_conv2d.h"
-#include "train_maps.cuh"
+#include "train_depthwise_conv2d_backward.cuh"
 
 namespace fastconv {
 namespace {
-
-struct KernelParams {
-  CudaTrainDepthwiseConv2dBackwardParams p;
-  TrainTiling tiling;
-  int pixel;           // floats from one column of the ring to the next
-  int columns, slots;  // of the ring
-};
-
-// What a block's channels need beside the maps: rows of a table in shared memory, since registers
-// are for filters and sums. The gradient of the raw map is (grad * gate + offset) * slope + factor
-// * raw + rest, with the first coefficient in gate and offset.
-enum Constant {
-  kScale,
-  kShift,
-  kGate,
-  kOffset,
-  kFactor,
-  kRest,
-  kInScale,
-  kInShift,
-  kMean,
-  kConstants
-};
-
-template <int kVector>
-class Constants {
- public:
-  // After this comes a barrier, as after enter.
-  __device__ Constants(const TrainDepthwiseConv2dBackwardParams& p, const TrainPlace& place,
-                       const TrainTiling& t, float* table)
-      : map_(p.gradient),
-        table_(table + place.lane * kVector),
-        row_(t.lanes * kVector),
-        channel_(place.channel),
-        channels_(p.window.channels),
-        writes_(place.strip == 0 && place.active) {
-    const float *affine = map_.affine, *c = map_.coefficients, *in = p.input.affine;
-    put(kScale, affine, 1.0f);
-    put(kShift, affine == nullptr ? affine : affine + channels_, 0.0f);
-    put(kFactor, c == nullptr ? c : c + channels_, 0.0f);
-    put(kRest, c == nullptr ? c : c + 3 * channels_, 0.0f);
-    if (c != nullptr && writes_) {
-      // The mean goes into the rest: apart it would cost registers that the sums need.
-#pragma unroll 1
-      for (int v = 0; v < kVector; ++v) {
-        const float* k = c + channel_ + v;
-        table_[kRest * row_ + v] -= k[channels_] * k[2 * channels_];
-      }
-    }
-    put(kInScale, in, 1.0f);
-    put(kInShift, in == nullptr ? in : in + channels_, 0.0f);
-    put(kMean, p.mean, 0.0f);
-    if (!by_image()) put_image(nullptr, nullptr);
-  }
-
-  // Whether there is something to change from image to image; the same for all threads.
-  __device__ bool by_image() const { return map_.gate != nullptr || map_.offset != nullptr; }
-  __device__ void enter(int64_t image) const {
-    const int64_t at = image * channels_;
-    put_image(map_.gate == nullptr ? nullptr : map_.gate + at,
-              map_.offset == nullptr ? nullptr : map_.offset + at);
-  }
-
-  __device__ void get(int row, float (&x)[kVector]) const { load_shared(table_ + row * row_, x); }
-  __device__ void put(int row, const float* from, float otherwise) const {
-    if (!writes_) return;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v)
-      table_[row * row_ + v] = from == nullptr ? otherwise : from[channel_ + v];
-  }
-
- private:
-  __device__ void put_image(const float* gate, const float* offset) const {
-    put(kGate, gate, 1.0f);
-    put(kOffset, offset, 0.0f);
-    if (map_.coefficients == nullptr || !writes_) return;
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) {
-      const float first = map_.coefficients[channel_ + v];
-      table_[kGate * row_ + v] *= first;
-      table_[kOffset * row_ + v] *= first;
-    }
-  }
-
-  const GradientMap& map_;
-  float* table_;
-  int row_;
-  int64_t channel_, channels_;
-  bool writes_;
-};
-
-// x = x * scale + shift
-template <int kPixels, int kVector>
-__device__ void scale_all(const Constants<kVector>& constants, int scale_row, int shift_row,
-                          float (&x)[kPixels][kVector]) {
-  float scale[kVector], shift[kVector];
-  constants.get(scale_row, scale);
-  constants.get(shift_row, shift);
-#pragma unroll
-  for (int p = 0; p < kPixels; ++p) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) x[p][v] = x[p][v] * scale[v] + shift[v];
-  }
-}
-
-template <class T, int kPixels, int kVector>
-__device__ void get_all(const Vec<T, kVector> (&from)[kPixels], float (&x)[kPixels][kVector]) {
-#pragma unroll
-  for (int p = 0; p < kPixels; ++p) from[p].get(x[p]);
-}
-
-// The gradient of the raw map.
-template <class T, int kPixels, int kVector>
-__device__ void make_gradient(const GradientMap& map, const Constants<kVector>& constants,
-                              const Vec<T, kVector> (&grad)[kPixels],
-                              const Vec<T, kVector> (&raw)[kPixels],
-                              float (&result)[kPixels][kVector]) {
-  get_all(grad, result);
-  if (map.raw == nullptr) return;
-  scale_all(constants, kGate, kOffset, result);
-  float x[kPixels][kVector];
-  get_all(raw, x);
-  scale_all(constants, kScale, kShift, x);
-  multiply_slopes<T>(map.activation, x, result);
-  if (map.coefficients == nullptr) return;
-  get_all(raw, x);
-  scale_all(constants, kFactor, kRest, x);
-#pragma unroll
-  for (int p = 0; p < kPixels; ++p) {
-#pragma unroll
-    for (int v = 0; v < kVector; ++v) result[p][v] += x[p][v];
-  }
-}
-
-// What a thread sums up over its pixels.
-template <int kTaps, int kVector>
-struct Sums {
-  float weight[kTaps][kVector] = {}, bias[kVector] = {}, input[2][kVector] = {};
-
-  // Adds up those of the block's strips, in their order, and stores the part.
-  __device__ void store(const KernelParams& k, const TrainPlace& place) const {
-    float* shared = shared_memory<float>();  // [rows, strips, lanes, kVector]
-    const auto& p = k.p;
-    const int lanes = k.tiling.lanes * kVector, all = k.tiling.strips * lanes;
-    __syncthreads();  // the ring was here
-    if (place.strip < k.tiling.strips) {
-      float* to = shared + place.strip * lanes + place.lane * kVector;
-      const auto put = [&](const float (&sum)[kVector]) {
-        store_shared(sum, to);
-        to += all;
-      };
-      if (p.conv.grad_weight != nullptr) {
-#pragma unroll
-        for (int tap = 0; tap < kTaps; ++tap) put(weight[tap]);
-      }
-      if (p.conv.grad_bias != nullptr) put(bias);
-      if (p.conv.sums != nullptr) {
-        put(input[0]);
-        put(input[1]);
-      }
-    }
-    __syncthreads();
-    const int64_t channels = p.conv.window.channels, rows = p.rows();
-    const int64_t first = place.channel - place.lane * kVector;  // of the block
-    float* part = p.partial + place.part * rows * channels + first;
-    for (int i = static_cast<int>(threadIdx.x); i < rows * lanes; i += k.tiling.threads) {
-      const int row = i / lanes, lane = i % lanes;
-      if (first + lane >= channels) continue;
-      float total = 0;
-      for (int s = 0; s < k.tiling.strips; ++s) total += shared[row * all + s * lanes + lane];
-      part[row * channels + lane] = total;
-    }
-  }
-};
-
-// The step that a block is at: of which image and tile, and which row of the gradient it makes.
-// The first ones of an image's tile, or of the block's share, only fill the ring.
-class Walk {
- public:
-  __device__ Walk(const TrainTiling& t, const TrainPlace& place, int first, int steps, int live)
-      : tiles_(t.tiles),
-        first_(first),
-        steps_(steps),
-        live_(live),
-        row_(place.begin),
-        end_(place.end) {
-    if (row_ < end_) enter();
-  }
-  __device__ bool done() const { return row_ >= end_; }
-  __device__ void advance() {
-    if (++step < end_step_) return;
-    row_ += end_step_ - own_;
-    if (row_ < end_) enter();
-  }
-  __device__ bool collects() const { return step < own_; }
-  // Whether the row of the gradient counts in sums over it: also those above the first step's.
-  __device__ bool owns_gradient() const { return step >= own_ || own_ == first_; }
-
-  int64_t image = 0;
-  int tile = 0, step = 0;
-
- private:
-  __device__ void enter() {
-    const int64_t run = row_ / steps_;
-    own_ = first_ + static_cast<int>(row_ % steps_);
-    end_step_ = static_cast<int>(min(static_cast<int64_t>(first_ + steps_), own_ + end_ - row_));
-    step = max(0, own_ - (live_ - 1));
-    image = run / tiles_;
-    tile = static_cast<int>(run % tiles_);
-  }
-
-  int tiles_, first_, steps_, live_;
-  int64_t row_, end_;
-  int own_ = 0, end_step_ = 0;
-};
 
 template <class T, int K, int S, bool kNarrow>
 class Backward {
@@ -244,7 +28,7 @@ class Backward {
   // Rows of the table in shared memory.
   static constexpr int kTable = kConstants + K * K - kKept;
 
-  __device__ Backward(const KernelParams& k, const TrainPlace& place)
+  __device__ Backward(const BackwardKernelParams& k, const TrainPlace& place)
       : k_(k),
         c_(k.p.conv),
         w_(k.p.conv.window),
@@ -498,7 +282,7 @@ class Backward {
     }
   }
 
-  const KernelParams& k_;
+  const BackwardKernelParams& k_;
   const TrainDepthwiseConv2dBackwardParams& c_;
   const TrainWindow& w_;
   const TrainPlace& place_;
@@ -512,152 +296,10 @@ class Backward {
 template <class T, int K, int S, bool kNarrow>
 __global__ void __launch_bounds__(train_backward_sizes(K, S, sizeof(T), kNarrow).threads,
                                   train_backward_sizes(K, S, sizeof(T), kNarrow).blocks)
-    train_depthwise_backward_kernel(const KernelParams k) {
+    train_depthwise_backward_kernel(const BackwardKernelParams k) {
   const TrainPlace place = train_place(k.tiling, k.p.conv.window.channels,
                                        train_backward_sizes(K, S, sizeof(T), kNarrow).vector);
   Backward<T, K, S, kNarrow>(k, place).run();
-}
-
-// Adds up what the strips of a block have and stores a row of its part.
-__device__ void store_row(const KernelParams& k, const TrainPlace& place, float sum, int64_t row) {
-  float* shared = shared_memory<float>();  // [strips, lanes]
-  __syncthreads();                         // what was there has been read
-  shared[threadIdx.x] = sum;
-  __syncthreads();
-  if (place.strip != 0 || !place.active) return;
-  float total = 0;
-  for (int s = 0; s < k.tiling.strips; ++s) total += shared[s * k.tiling.lanes + place.lane];
-  k.p.partial[(place.part * k.p.rows() + row) * k.p.conv.window.channels + place.channel] = total;
-}
-
-// Any window, stride, dilation and number of channels: an input pixel at a time for its gradient,
-// and then all pixels of the output for each tap of the weight's.
-template <class T>
-class GenericBackward {
- public:
-  __device__ GenericBackward(const KernelParams& k, const TrainPlace& place)
-      : k_(k),
-        c_(k.p.conv),
-        w_(k.p.conv.window),
-        place_(place),
-        affine_(c_.input.affine, place.active ? place.channel : 0, w_.channels),
-        raw_affine_(c_.gradient.affine, place.active ? place.channel : 0, w_.channels) {}
-
-  __device__ void run() {
-    int64_t row = k_.p.weight_rows();
-    if (c_.grad_weight != nullptr) {
-      for (int64_t tap = 0; tap < row; ++tap) store_row(k_, place_, weight_sum(tap), tap);
-    }
-    if (c_.grad_bias != nullptr) {
-      float sum = 0;
-      each_output([&](int64_t image, int64_t y, int64_t x) { sum += gradient(image, y, x); });
-      store_row(k_, place_, sum, row++);
-    }
-    float sums[2] = {};
-    if (c_.grad_input != nullptr) input_gradient(sums);
-    if (c_.sums == nullptr) return;
-    store_row(k_, place_, sums[0], row);
-    store_row(k_, place_, sums[1], row + 1);
-  }
-
- private:
-  // f(image, y, x) for the thread's pixels of rows [begin, end) of all images.
-  template <class F>
-  __device__ void each_pixel(int64_t begin, int64_t end, int64_t height, int64_t width,
-                             const F& f) {
-    for (int64_t pixel = begin * width + place_.strip; place_.active && pixel < end * width;
-         pixel += k_.tiling.strips) {
-      const int64_t row = pixel / width;
-      f(row / height, row % height, pixel % width);
-    }
-  }
-  template <class F>
-  __device__ void each_output(const F& f) {
-    const int64_t rows = w_.batch * w_.out_height, part = place_.part;
-    each_pixel(rows * part / k_.tiling.parts, rows * (part + 1) / k_.tiling.parts, w_.out_height,
-               w_.out_width, f);
-  }
-
-  __device__ float gradient(int64_t image, int64_t y, int64_t x) const {
-    const int64_t at =
-        ((image * w_.out_height + y) * w_.out_width + x) * w_.channels + place_.channel;
-    const GradientMap& map = c_.gradient;
-    float g = to_float(static_cast<const T*>(map.grad)[at]);
-    if (map.raw == nullptr) return g;
-    const float v = to_float(static_cast<const T*>(map.raw)[at]);
-    const int64_t c = place_.channel, of_image = image * w_.channels + c;
-    if (map.gate != nullptr) g *= map.gate[of_image];
-    if (map.offset != nullptr) g += map.offset[of_image];
-    g *= activation_slope<T>(map.activation, v * raw_affine_.scale[0] + raw_affine_.shift[0]);
-    const float* k = map.coefficients;
-    if (k == nullptr) return g;
-    const int64_t n = w_.channels;
-    return k[c] * g + k[n + c] * (v - k[2 * n + c]) + k[3 * n + c];
-  }
-
-  __device__ int64_t input_at(int64_t image, int64_t y, int64_t x) const {
-    return ((image * w_.height + y) * w_.width + x) * w_.channels + place_.channel;
-  }
-
-  __device__ float weight_sum(int64_t tap) {
-    const int64_t ky = tap / w_.kernel_width, kx = tap % w_.kernel_width;
-    float sum = 0;
-    each_output([&](int64_t image, int64_t y, int64_t x) {
-      const int64_t in_y = y * w_.stride_height - w_.pad_top + ky * w_.dilation_height;
-      const int64_t in_x = x * w_.stride_width - w_.pad_left + kx * w_.dilation_width;
-      if (in_y < 0 || in_y >= w_.height || in_x < 0 || in_x >= w_.width) return;
-      float value = to_float(static_cast<const T*>(c_.input.data)[input_at(image, in_y, in_x)]);
-      if (c_.input.affine != nullptr)
-        value = activate<T>(c_.input.activation, value * affine_.scale[0] + affine_.shift[0]);
-      sum += value * gradient(image, y, x);
-    });
-    return sum;
-  }
-
-  __device__ void input_gradient(float (&sums)[2]) {
-    const float mean = c_.mean == nullptr || !place_.active ? 0.0f : c_.mean[place_.channel];
-    each_pixel(
-        place_.begin, place_.end, w_.height, w_.width, [&](int64_t image, int64_t y, int64_t x) {
-          float d = 0;
-          for (int64_t ky = 0; ky < w_.kernel_height; ++ky) {
-            const int64_t over_y = y + w_.pad_top - ky * w_.dilation_height;
-            const int64_t out_y = over_y / w_.stride_height;
-            if (over_y < 0 || over_y % w_.stride_height != 0 || out_y >= w_.out_height) continue;
-            for (int64_t kx = 0; kx < w_.kernel_width; ++kx) {
-              const int64_t over_x = x + w_.pad_left - kx * w_.dilation_width;
-              const int64_t out_x = over_x / w_.stride_width;
-              if (over_x < 0 || over_x % w_.stride_width != 0 || out_x >= w_.out_width) continue;
-              const int64_t tap = ky * w_.kernel_width + kx;
-              d += c_.packed[tap * w_.channels + place_.channel] * gradient(image, out_y, out_x);
-            }
-          }
-          finish(input_at(image, y, x), d, mean, sums);
-        });
-  }
-
-  __device__ void finish(int64_t at, float d, float mean, float (&sums)[2]) const {
-    if (c_.input.affine != nullptr) {
-      const float x = to_float(static_cast<const T*>(c_.input.data)[at]);
-      d *= activation_slope<T>(c_.input.activation, x * affine_.scale[0] + affine_.shift[0]);
-      sums[0] += d;
-      sums[1] += d * (x - mean);
-    }
-    if (c_.residual != nullptr) d += to_float(static_cast<const T*>(c_.residual)[at]);
-    static_cast<T*>(c_.grad_input)[at] = from_float<T>(d);
-  }
-
-  const KernelParams& k_;
-  const TrainDepthwiseConv2dBackwardParams& c_;
-  const TrainWindow& w_;
-  const TrainPlace& place_;
-  const Affine<1> affine_, raw_affine_;
-};
-
-template <class T>
-__global__ void __launch_bounds__(kTrainGenericSizes.threads)
-    generic_train_depthwise_backward_kernel(const KernelParams k) {
-  const TrainPlace place = train_place(k.tiling, k.p.conv.window.channels, 1);
-  GenericBackward<T>(k, place).run();
 }
 
 constexpr int kJoinedChannels = 32, kJoiners = 8;
@@ -691,7 +333,7 @@ __global__ void __launch_bounds__(kJoinedChannels* kJoiners)
 }
 
 template <class T, int K, int S, bool kNarrow>
-const char* launch_special(KernelParams k, void* stream) {
+const char* launch_special(BackwardKernelParams k, void* stream) {
   using Own = Backward<T, K, S, kNarrow>;
   const int lanes = k.tiling.lanes * Own::kVector;
   k.pixel = train_ring_pixel(lanes, Own::kVector, Own::kSizes.columns);
@@ -704,7 +346,7 @@ const char* launch_special(KernelParams k, void* stream) {
 }
 
 template <class T, int K, int S>
-const char* launch_sized(const KernelParams& k, void* stream) {
+const char* launch_sized(const BackwardKernelParams& k, void* stream) {
   if constexpr (train_backward_sizes(K, S, sizeof(T), false).vector > 1)
     if (!k.tiling.narrow) return launch_special<T, K, S, false>(k, stream);
   return launch_special<T, K, S, true>(k, stream);
@@ -715,7 +357,8 @@ const char* launch_typed(const CudaTrainDepthwiseConv2dBackwardParams& p, void* 
   const auto& c = p.conv;
   const bool pairs = are_pairs<T>(
       c.window.channels, {c.input.data, c.gradient.grad, c.gradient.raw, c.residual, c.grad_input});
-  KernelParams k{p, train_backward_tiling(c.window, p.type, pairs, multiprocessors()), 0, 0, 0};
+  BackwardKernelParams k{p, train_backward_tiling(c.window, p.type, pairs, multiprocessors()), 0, 0,
+                         0};
   if (p.parts != 0) k.tiling.parts = p.parts;
   const bool single = c.window.stride_height == 1;
   if (k.tiling.kernel == 3)
@@ -724,8 +367,7 @@ const char* launch_typed(const CudaTrainDepthwiseConv2dBackwardParams& p, void* 
     return single ? launch_sized<T, 5, 1>(k, stream) : launch_sized<T, 5, 2>(k, stream);
   if (k.tiling.kernel == 7)
     return single ? launch_sized<T, 7, 1>(k, stream) : launch_sized<T, 7, 2>(k, stream);
-  return launch(generic_train_depthwise_backward_kernel<T>, train_grid(k.tiling), k.tiling.threads,
-                k.tiling.threads * sizeof(float), stream, k);
+  return launch_generic_train_depthwise_conv2d_backward(p, k.tiling, stream);
 }
 
 }  // namespace
