@@ -10,8 +10,6 @@ namespace {
 
 constexpr int64_t kMostPixels = 128;
 constexpr int64_t kMostParts = 32;
-// Sums over pixels are sums of sums of so many: a long one alone would lose digits.
-constexpr int64_t kRun = 16;
 
 }  // namespace
 
@@ -39,23 +37,24 @@ void train_normalized_mean(const TrainMapParams& p, const Threads& threads) {
     std::fill(sums, sums + channels, 0.f);
     float* tile = scratch_floats(Scratch::kSums, vectors_of(channels) * kW);
     const float *scale = p.input.affine, *shift = scale + channels;
-    with_function(p.input.activation, [&](const auto& function) __attribute__((always_inline)) {
-      for (int64_t begin = 0; begin < p.pixels; begin += kRun) {
-        const int64_t end = std::min(p.pixels, begin + kRun);
-        const Element* in = elements(p.input.data) + (image * p.pixels + begin) * channels;
-        std::fill(tile, tile + vectors_of(channels) * kW, 0.f);
-        for (int64_t pixel = begin; pixel < end; ++pixel, in += channels) {
-          each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-            const Vec x = vfma(load_lanes(in + c, lanes), load_lanes(scale + c, lanes),
-                               load_lanes(shift + c, lanes));
-            vstore(tile + c, vadd(vload(tile + c), function.value(x)));
-          });
-        }
-        each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-          store_lanes(sums + c, vadd(load_lanes(sums + c, lanes), vload(tile + c)), lanes);
+    with_map_activation(
+        p.input.activation, [&](const auto& activation) __attribute__((always_inline)) {
+          for (int64_t begin = 0; begin < p.pixels; begin += kRun) {
+            const int64_t end = std::min(p.pixels, begin + kRun);
+            const Element* in = elements(p.input.data) + (image * p.pixels + begin) * channels;
+            std::fill(tile, tile + vectors_of(channels) * kW, 0.f);
+            for (int64_t pixel = begin; pixel < end; ++pixel, in += channels) {
+              each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+                const Vec x = vfma(load_lanes(in + c, lanes), load_lanes(scale + c, lanes),
+                                   load_lanes(shift + c, lanes));
+                vstore(tile + c, vadd(vload(tile + c), activation.value(x)));
+              });
+            }
+            each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+              store_lanes(sums + c, vadd(load_lanes(sums + c, lanes), vload(tile + c)), lanes);
+            });
+          }
         });
-      }
-    });
     each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
       store_lanes(sums + c, vmul(load_lanes(sums + c, lanes), vset(factor)), lanes);
     });
@@ -106,8 +105,8 @@ void train_gradient_sums(const TrainMapParams& p, const Threads& threads) {
     for (int64_t i = share.begin; i < share.end; ++i) {
       const Tiling::Tile tile = tiling.tile(i);
       const MapTile all{channels, tile.image, tile.begin, tile.pixels, 0, channels};
-      with_function(
-          activation_of(p.gradient), [&](const auto& function) __attribute__((always_inline)) {
+      with_map_activation(
+          activation_of(p.gradient), [&](const auto& activation) __attribute__((always_inline)) {
             GradientReader reader(p.gradient, all);
             for (int64_t begin = 0; begin < tile.pixels; begin += kRun) {
               const int64_t end = std::min(tile.pixels, begin + kRun);
@@ -115,7 +114,7 @@ void train_gradient_sums(const TrainMapParams& p, const Threads& threads) {
               for (int64_t pixel = begin; pixel < end; ++pixel) {
                 each_vector(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
                   Vec x = vzero();
-                  const Vec g = reader.before_activation(function, c, lanes, &x);
+                  const Vec g = reader.before_activation(activation, c, lanes, &x);
                   const Vec centered = vsub(x, load_lanes(p.mean + c, lanes));
                   vstore(tile_sums + c, vadd(vload(tile_sums + c), g));
                   vstore(tile_sums + padded + c, vfma(g, centered, vload(tile_sums + padded + c)));

@@ -7,9 +7,6 @@ namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 namespace {
 
-// Sums over pixels are sums of sums of so many: a long one alone would lose digits.
-constexpr int64_t kRun = 16;
-
 // What is left of a vector past the last channel becomes 0, or stays what it was.
 FASTCONV_INLINE void store_tile(Element* p, Vec x, int lanes, bool padded) {
   if (lanes < kW && padded) vstore(p, vzero());
@@ -60,38 +57,39 @@ void normalized_tile(const NormalizedMap& map, const MapTile& tile, Element* out
   const float* shift = scale == nullptr ? nullptr : scale + tile.channels;
   const float* gate =
       map.gate == nullptr ? nullptr : map.gate + tile.image * tile.channels + tile.first;
-  with_function(activation_of(map), [&](const auto& function) __attribute__((always_inline)) {
-    for (int64_t p = 0; p < tile.pixels; ++p) {
-      each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-        Vec x = load_lanes(in + c, lanes);
-        if (scale != nullptr) {
-          x = vfma(x, load_lanes(scale + c, lanes), load_lanes(shift + c, lanes));
-          x = function.value(x);
+  with_map_activation(
+      activation_of(map), [&](const auto& activation) __attribute__((always_inline)) {
+        for (int64_t p = 0; p < tile.pixels; ++p) {
+          each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+            Vec x = load_lanes(in + c, lanes);
+            if (scale != nullptr) {
+              x = vfma(x, load_lanes(scale + c, lanes), load_lanes(shift + c, lanes));
+              x = activation.value(x);
+            }
+            if (gate != nullptr) x = vmul(x, load_lanes(gate + c, lanes));
+            if (residual != nullptr) x = vadd(x, load_lanes(residual + c, lanes));
+            store_tile(out + c, x, lanes, padded);
+          });
+          in += tile.channels;
+          out += out_pixel;
+          if (residual != nullptr) residual += tile.channels;
         }
-        if (gate != nullptr) x = vmul(x, load_lanes(gate + c, lanes));
-        if (residual != nullptr) x = vadd(x, load_lanes(residual + c, lanes));
-        store_tile(out + c, x, lanes, padded);
       });
-      in += tile.channels;
-      out += out_pixel;
-      if (residual != nullptr) residual += tile.channels;
-    }
-  });
 }
 
 void gradient_tile(const GradientMap& map, const MapTile& tile, Element* out, int64_t out_pixel,
                    bool padded) {
-  with_function(activation_of(map), [&](const auto& function) __attribute__((always_inline)) {
-    GradientReader reader(map, tile);
-    reader.channels = tile.channels;
-    for (int64_t p = 0; p < tile.pixels; ++p) {
-      each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-        store_tile(out + c, reader.of_raw(function, c, lanes), lanes, padded);
+  with_map_activation(
+      activation_of(map), [&](const auto& activation) __attribute__((always_inline)) {
+        GradientReader reader(map, tile);
+        for (int64_t p = 0; p < tile.pixels; ++p) {
+          each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+            store_tile(out + c, reader.of_raw(activation, c, lanes), lanes, padded);
+          });
+          reader.next();
+          out += out_pixel;
+        }
       });
-      reader.next();
-      out += out_pixel;
-    }
-  });
 }
 
 template <class T>
@@ -99,65 +97,66 @@ void finish_gradient(const InputGradient& g, const MapTile& tile, const T* d, in
   const NormalizedMap& map = g.map;
   const int64_t channels = tile.channels, at = tile.begin * channels + tile.first;
   const bool keeps = map.gate != nullptr;  // d, whose activation is differentiated later
-  with_function(activation_of(map), [&](const auto& function) __attribute__((always_inline)) {
-    constexpr bool kIsNone = std::decay_t<decltype(function)>::kIsNone;
-    each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
-      const Element* in = elements(map.data) + at + c;
-      const Element* residual = g.residual == nullptr ? nullptr : elements(g.residual) + at + c;
-      Element* out = elements(g.out) + at + c;
-      Vec scale = vzero(), shift = vzero(), mean = vzero();
-      if (map.affine != nullptr) {
-        scale = load_lanes(map.affine + tile.first + c, lanes);
-        shift = load_lanes(map.affine + channels + tile.first + c, lanes);
-      }
-      if (g.mean != nullptr) mean = load_lanes(g.mean + tile.first + c, lanes);
-      Vec sum = vzero(), product = vzero(), gated = vzero();
-      for (int64_t begin = 0; begin < tile.pixels; begin += kRun) {
-        const int64_t end = std::min(tile.pixels, begin + kRun);
-        Vec run_sum = vzero(), run_product = vzero(), run_gated = vzero();
-        for (int64_t p = begin; p < end; ++p) {
-          Vec value = load_lanes(d + p * d_pixel + c, lanes);
+  with_map_activation(
+      activation_of(map), [&](const auto& activation) __attribute__((always_inline)) {
+        constexpr bool kIsNone = std::decay_t<decltype(activation)>::kIsNone;
+        each_vector(tile.count, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+          const Element* in = elements(map.data) + at + c;
+          const Element* residual = g.residual == nullptr ? nullptr : elements(g.residual) + at + c;
+          Element* out = elements(g.out) + at + c;
+          Vec scale = vzero(), shift = vzero(), mean = vzero();
           if (map.affine != nullptr) {
-            const Vec x = load_lanes(in, lanes);
-            const Vec v = vfma(x, scale, shift);
-            if (g.products != nullptr) run_gated = vfma(value, function.value(v), run_gated);
-            if (!keeps && !kIsNone) value = vmul(value, function.slope(v));
-            if (g.sums != nullptr) {
-              run_sum = vadd(run_sum, value);
-              run_product = vfma(value, vsub(x, mean), run_product);
+            scale = load_lanes(map.affine + tile.first + c, lanes);
+            shift = load_lanes(map.affine + channels + tile.first + c, lanes);
+          }
+          if (g.mean != nullptr) mean = load_lanes(g.mean + tile.first + c, lanes);
+          Vec sum = vzero(), product = vzero(), gated = vzero();
+          for (int64_t begin = 0; begin < tile.pixels; begin += kRun) {
+            const int64_t end = std::min(tile.pixels, begin + kRun);
+            Vec run_sum = vzero(), run_product = vzero(), run_gated = vzero();
+            for (int64_t p = begin; p < end; ++p) {
+              Vec value = load_lanes(d + p * d_pixel + c, lanes);
+              if (map.affine != nullptr) {
+                const Vec x = load_lanes(in, lanes);
+                const Vec v = vfma(x, scale, shift);
+                if (g.products != nullptr) run_gated = vfma(value, activation.value(v), run_gated);
+                if (!keeps && !kIsNone) value = vmul(value, activation.slope(v));
+                if (g.sums != nullptr) {
+                  run_sum = vadd(run_sum, value);
+                  run_product = vfma(value, vsub(x, mean), run_product);
+                }
+              } else if (g.products != nullptr) {
+                run_gated = vfma(value, load_lanes(in, lanes), run_gated);
+              }
+              if (residual != nullptr) {
+                value = vadd(value, load_lanes(residual, lanes));
+                residual += channels;
+              }
+              if (g.streams) {
+                vstream(out, value);
+              } else {
+                store_lanes(out, value, lanes);
+              }
+              in += channels;
+              out += channels;
             }
-          } else if (g.products != nullptr) {
-            run_gated = vfma(value, load_lanes(in, lanes), run_gated);
+            sum = vadd(sum, run_sum);
+            product = vadd(product, run_product);
+            gated = vadd(gated, run_gated);
           }
-          if (residual != nullptr) {
-            value = vadd(value, load_lanes(residual, lanes));
-            residual += channels;
+          const int64_t to = tile.first + c;
+          if (g.sums != nullptr) {
+            for (int i : {0, 1}) {
+              float* target = g.sums + i * channels + to;
+              store_lanes(target, vadd(load_lanes(target, lanes), i == 0 ? sum : product), lanes);
+            }
           }
-          if (g.streams) {
-            vstream(out, value);
-          } else {
-            store_lanes(out, value, lanes);
+          if (g.products != nullptr) {
+            float* target = g.products + to;
+            store_lanes(target, vadd(load_lanes(target, lanes), gated), lanes);
           }
-          in += channels;
-          out += channels;
-        }
-        sum = vadd(sum, run_sum);
-        product = vadd(product, run_product);
-        gated = vadd(gated, run_gated);
-      }
-      const int64_t to = tile.first + c;
-      if (g.sums != nullptr) {
-        for (int i : {0, 1}) {
-          float* target = g.sums + i * channels + to;
-          store_lanes(target, vadd(load_lanes(target, lanes), i == 0 ? sum : product), lanes);
-        }
-      }
-      if (g.products != nullptr) {
-        float* target = g.products + to;
-        store_lanes(target, vadd(load_lanes(target, lanes), gated), lanes);
-      }
-    });
-  });
+        });
+      });
   if (g.streams) vfence();
 }
 

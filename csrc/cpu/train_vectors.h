@@ -8,6 +8,9 @@
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
 
+// Sums over pixels are sums of sums of so many: a long one alone would lose digits.
+constexpr int64_t kRun = 16;
+
 // f(c, lanes) for every vector of channels; lanes < kW: the last one is not whole.
 template <class F>
 FASTCONV_INLINE void each_vector(int64_t count, const F& f) {
@@ -73,7 +76,7 @@ FASTCONV_INLINE Vec activation_slope(Vec x) {
 
 // The activation of a map and its derivative, as a part of the loop that calls them.
 template <Activation kKind>
-struct InlineFunction {
+struct InlineActivation {
   static constexpr bool kIsNone = kKind == Activation::kNone;
   FASTCONV_INLINE Vec value(Vec x) const { return activate<kKind>(x); }
   FASTCONV_INLINE Vec slope(Vec x) const { return activation_slope<kKind>(x); }
@@ -82,37 +85,38 @@ struct InlineFunction {
 // One by a call for each vector.
 Vec activated(Activation kind, Vec x);
 Vec activated_slope(Activation kind, Vec x);
-struct CalledFunction {
+struct CalledActivation {
   static constexpr bool kIsNone = false;
   FASTCONV_INLINE Vec value(Vec x) const { return activated(kind, x); }
   FASTCONV_INLINE Vec slope(Vec x) const { return activated_slope(kind, x); }
   Activation kind;
 };
 
-// Calls f with one of these. Every loop is compiled for each function in line: only for those of
+// Calls f with one of these. Every loop is compiled for each activation in line: only for those of
 // the maps of mobile networks.
 template <class F>
-FASTCONV_INLINE void with_function(Activation kind, const F& f) {
+FASTCONV_INLINE void with_map_activation(Activation kind, const F& f) {
   switch (kind) {
     case Activation::kNone:
-      return f(InlineFunction<Activation::kNone>());
+      return f(InlineActivation<Activation::kNone>());
     case Activation::kRelu:
-      return f(InlineFunction<Activation::kRelu>());
+      return f(InlineActivation<Activation::kRelu>());
     case Activation::kRelu6:
-      return f(InlineFunction<Activation::kRelu6>());
+      return f(InlineActivation<Activation::kRelu6>());
     case Activation::kHardswish:
-      return f(InlineFunction<Activation::kHardswish>());
+      return f(InlineActivation<Activation::kHardswish>());
     case Activation::kSilu:
-      return f(InlineFunction<Activation::kSilu>());
+      return f(InlineActivation<Activation::kSilu>());
     default:
-      return f(CalledFunction{kind});
+      return f(CalledActivation{kind});
   }
 }
 
 // A pixel's vector of the gradient of the map before the activation, and of the raw map.
 struct GradientReader {
   GradientReader(const GradientMap& map, const MapTile& tile)
-      : grad(elements(map.grad) + tile.begin * tile.channels + tile.first) {
+      : grad(elements(map.grad) + tile.begin * tile.channels + tile.first),
+        channels(tile.channels) {
     if (map.raw == nullptr) return;
     const int64_t c = tile.channels, at = tile.image * c + tile.first;
     raw = elements(map.raw) + tile.begin * c + tile.first;
@@ -120,27 +124,26 @@ struct GradientReader {
     if (map.gate != nullptr) gate = map.gate + at;
     if (map.offset != nullptr) offset = map.offset + at;
     if (map.coefficients != nullptr) coefficients = map.coefficients + tile.first;
-    channels = c;
   }
 
-  template <class Function>
-  FASTCONV_INLINE Vec before_activation(const Function& function, int64_t c, int lanes,
+  template <class MapActivation>
+  FASTCONV_INLINE Vec before_activation(const MapActivation& activation, int64_t c, int lanes,
                                         Vec* x) const {
     Vec g = load_lanes(grad + c, lanes);
     if (raw == nullptr) return g;
     *x = load_lanes(raw + c, lanes);
     if (gate != nullptr) g = vmul(g, load_lanes(gate + c, lanes));
     if (offset != nullptr) g = vadd(g, load_lanes(offset + c, lanes));
-    if (Function::kIsNone) return g;
+    if (MapActivation::kIsNone) return g;
     Vec v = *x;
     if (scale != nullptr) v = vfma(v, load_lanes(scale + c, lanes), load_lanes(shift + c, lanes));
-    return vmul(g, function.slope(v));
+    return vmul(g, activation.slope(v));
   }
 
-  template <class Function>
-  FASTCONV_INLINE Vec of_raw(const Function& function, int64_t c, int lanes) const {
+  template <class MapActivation>
+  FASTCONV_INLINE Vec of_raw(const MapActivation& activation, int64_t c, int lanes) const {
     Vec x = vzero();
-    const Vec g = before_activation(function, c, lanes, &x);
+    const Vec g = before_activation(activation, c, lanes, &x);
     if (coefficients == nullptr) return g;
     const float* k = coefficients + c;
     const Vec centered = vsub(x, load_lanes(k + 2 * channels, lanes));
@@ -158,7 +161,7 @@ struct GradientReader {
   const Element* raw = nullptr;
   const float *scale = nullptr, *shift = nullptr, *gate = nullptr, *offset = nullptr;
   const float* coefficients = nullptr;
-  int64_t channels = 0;
+  int64_t channels;
 };
 
 inline Activation activation_of(const NormalizedMap& map) {

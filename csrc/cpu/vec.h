@@ -6,8 +6,8 @@
 // Half is half a Vec; kHasHalf: it costs half as much.
 //
 // Register budget kRegisters (named in the tile shapes of gemm.h and depthwise.h): 16 for AVX2, 32
-// for AVX-512 and NEON. kShortTiles: tiles are less high than that, for the compiler's sake, which
-// for vectors that no instruction takes whole needs minutes otherwise.
+// for AVX-512 and NEON. kShortTiles: tiles smaller than that, so that the levels which nobody
+// runs for their speed compile fast.
 #pragma once
 
 #include <cstdint>

@@ -166,6 +166,12 @@ class Score {
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed;
   }
+  // Whether anything passed at the level of this name.
+  bool has_passed(const std::string& level) const {
+    for (const auto& [key, score] : scores_)
+      if (key.second == level && score.first > 0) return true;
+    return false;
+  }
 
  private:
   std::map<std::pair<std::string, std::string>, std::pair<int, int>>
