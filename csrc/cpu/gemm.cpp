@@ -6,6 +6,7 @@
 
 #include "../parallel.h"
 #include "activate.h"
+#include "gemm_multiply.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA_NAMESPACE {
@@ -29,131 +30,6 @@ int64_t best_rows(int nv, int64_t steps, bool half) {
     return std::min(nv == 4 ? 4 : 5, max_rows(nv));
   return max_rows(nv);
 }
-
-// The inputs of a step, and what is left of one, in every lane.
-struct Broadcast {
-  FASTCONV_INLINE Vec operator()(const Element* a) const { return vset_step(a); }
-  FASTCONV_INLINE Half half(const Element* a) const { return vset_half_step(a); }
-};
-constexpr Broadcast kBroadcast;
-#if defined(FASTCONV_BFLOAT16)
-struct BroadcastLast {
-  FASTCONV_INLINE Vec operator()(const Element* a) const { return vset_last(a); }
-  FASTCONV_INLINE Half half(const Element* a) const { return vset_half_last(a); }
-};
-constexpr BroadcastLast kBroadcastLast;
-#else
-constexpr Broadcast kBroadcastLast;
-#endif
-
-// Where the pixels of a tile are: equally far from each other, or anywhere.
-struct EqualRows {
-  FASTCONV_INLINE const Element* operator()(int i) const { return first + i * row; }
-  FASTCONV_INLINE void advance(int64_t elements) { first += elements; }
-  const Element* first;
-  int64_t row;
-};
-template <int MR>
-struct AnyRows {
-  FASTCONV_INLINE const Element* operator()(int i) const { return rows[i]; }
-  FASTCONV_INLINE void advance(int64_t elements) {
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) rows[i] += elements;
-  }
-  const Element* rows[MR];
-};
-
-// Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
-// unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
-// % of peak; unrolled by 8, 64-97 %). In a copy of the accumulators, which nothing else points to:
-// on NEON gcc otherwise also stores them at every k in tiles of 8 and more rows.
-//
-// On NEON gcc makes of a broadcast and its FMAs a scalar load and FMAs by lane: 6x4 takes 36
-// instructions a k, of which 24 are FMAs, 2 paired loads of B and 6 loads of A. Whole vectors of A,
-// four k at a time, would not fit: 24 + 4 + 6 registers.
-template <int MR, int NV, class Rows>
-FASTCONV_INLINE const float* multiply(const Rows a, int64_t length, const float* b,
-                                      Vec (&acc)[MR * NV]) {
-  Vec sum[MR * NV];
-  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) sum[i] = acc[i];
-  const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
-    Vec bv[NV];
-    FASTCONV_UNROLL for (int j = 0; j < NV; ++j) bv[j] = vload(b + j * kW);
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      const Vec av = broadcast(a(i) + k);
-      FASTCONV_UNROLL for (int j = 0; j < NV; ++j) sum[i * NV + j] =
-          vdot(av, bv[j], sum[i * NV + j]);
-    }
-    b += NV * kW;
-  };
-  int64_t k = 0;
-  for (; k + kStep <= length; k += kStep) step(k, kBroadcast);
-  if constexpr (kStep > 1) {
-    if (k < length) step(k, kBroadcastLast);
-  }
-  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = sum[i];
-  return b;
-}
-
-// The same without the upper half of the last vector. One or two vectors are taken as halves
-// throughout: a broadcast of half a vector costs half, too.
-template <int MR, int NV>
-struct HalfTile {
-  static constexpr int kWhole = NV <= 2 ? 0 : NV - 1;
-  static constexpr int kHalves = NV <= 2 ? 2 * NV - 1 : 1;
-
-  FASTCONV_INLINE explicit HalfTile(const Vec (&acc)[MR * NV]) {
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) whole[i * NV + j] = acc[i * NV + j];
-      FASTCONV_UNROLL for (int j = 0; j < kHalves; ++j) {
-        const Vec source = acc[i * NV + kWhole + j / 2];
-        halves[i * kHalves + j] = j % 2 == 0 ? vlow(source) : vhigh(source);
-      }
-    }
-  }
-
-  FASTCONV_INLINE const float* multiply(const EqualRows a, int64_t length, const float* b) {
-    const auto step = [&](int64_t k, const auto& broadcast) __attribute__((always_inline)) {
-      Vec bv[NV];
-      Half bh[kHalves];
-      FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) bv[j] = vload(b + j * kW);
-      FASTCONV_UNROLL for (int j = 0; j < kHalves; ++j) bh[j] =
-          vload_half(b + kWhole * kW + j * (kW / 2));
-      FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-        if constexpr (kWhole > 0) {
-          const Vec av = broadcast(a(i) + k);
-          FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) whole[i * NV + j] =
-              vdot(av, bv[j], whole[i * NV + j]);
-          halves[i] = vdot(vlow(av), bh[0], halves[i]);
-        } else {
-          const Half av = broadcast.half(a(i) + k);
-          FASTCONV_UNROLL for (int j = 0; j < kHalves; ++j) halves[i * kHalves + j] =
-              vdot(av, bh[j], halves[i * kHalves + j]);
-        }
-      }
-      b += NV * kW;
-    };
-    int64_t k = 0;
-    for (; k + kStep <= length; k += kStep) step(k, kBroadcast);
-    if constexpr (kStep > 1) {
-      if (k < length) step(k, kBroadcastLast);
-    }
-    return b;
-  }
-
-  FASTCONV_INLINE void store(Vec (&acc)[MR * NV]) const {
-    FASTCONV_UNROLL for (int i = 0; i < MR; ++i) {
-      FASTCONV_UNROLL for (int j = 0; j < kWhole; ++j) acc[i * NV + j] = whole[i * NV + j];
-      FASTCONV_UNROLL for (int j = 0; j < kHalves; j += 2) {
-        const Half low = halves[i * kHalves + j];
-        acc[i * NV + kWhole + j / 2] =
-            vjoin(low, j + 1 < kHalves ? halves[i * kHalves + j + 1] : low);
-      }
-    }
-  }
-
-  Vec whole[MR * NV];
-  Half halves[MR * kHalves];
-};
 
 constexpr int64_t kLine = 16;  // floats of a cache line
 
@@ -188,13 +64,32 @@ struct Column {
   int64_t steps;  // of the product
   bool activated_later;
   Prefetch panel_ahead, ahead;
-  bool asks;  // for any of it
+  bool asks;         // for any of it
+  int64_t segments;  // whole ones, if they consist of whole fours of k, otherwise none
+  int64_t fours;     // of a segment
+  int64_t together;  // segments between two requests for memory
 };
 
 FASTCONV_INLINE void prefetch_next(Column& s) {
   if (!s.asks) return;
   s.panel_ahead.next();
   s.ahead.next();
+}
+
+// The whole segments of a product, of which `left` inputs remain.
+template <int MR, int NV>
+FASTCONV_INLINE void multiply_fours(Column& s, EqualRows& a, int64_t& left, const float*& b,
+                                    Vec (&acc)[MR * NV]) {
+  Vec sum[MR * NV];
+  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) sum[i] = acc[i];
+  Fours fours(a.row, s.a.segment, s.fours);
+  for (int64_t segments = s.segments; segments > 0; segments -= fours.segments) {
+    prefetch_next(s);
+    fours.segments = std::min(segments, s.together);
+    MultiplyFours<MR, NV>::run(fours, a.first, b, sum);
+  }
+  left -= 4 * s.fours * s.segments;
+  FASTCONV_UNROLL for (int i = 0; i < MR * NV; ++i) acc[i] = sum[i];
 }
 
 template <int MR, int NV, class T>
@@ -278,13 +173,17 @@ FASTCONV_INLINE void tile(Column& s, int64_t m) {
     a = {s.a.data + m * s.a.row, s.a.row};
   }
   const float* b = s.panel + NV * kW;
+  int64_t left = s.a.depth;
+  if constexpr (kKind != kOffsets && MultiplyFours<MR, NV>::kExists) {
+    multiply_fours<MR, NV>(s, a, left, b, acc);
+  }
   const auto each_segment = [&](const auto& multiply_segment) {
-    int64_t left = s.a.depth;
     for (; left > s.a.segment_length; left -= s.a.segment_length) {
       prefetch_next(s);
       b = multiply_segment(s.a.segment_length);
       a.advance(s.a.segment);
     }
+    if (left == 0) return;
     prefetch_next(s);
     multiply_segment(left);
   };
@@ -408,10 +307,10 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
   const int64_t most = best_rows(NV, s.steps, half);
   const int64_t tiles = (m + most - 1) / most;
   const int64_t rows = m / tiles, longer = m % tiles;
-  const int64_t segments =
-      (s.a.depth + s.a.segment_length - 1) / std::max<int64_t>(1, s.a.segment_length);
-  s.panel_ahead.start(ahead[0], tiles * segments);
-  s.ahead.start(ahead[1], tiles * segments);
+  const int64_t inputs = s.together * s.a.segment_length;
+  const int64_t requests = (s.a.depth + inputs - 1) / inputs;
+  s.panel_ahead.start(ahead[0], tiles * requests);
+  s.ahead.start(ahead[1], tiles * requests);
   s.asks = ahead[0].floats > 0 || ahead[1].floats > 0;
   // So many tiles at a time that they are still in L1 when they are activated.
   const int64_t together = s.activated_later ? std::max<int64_t>(1, kActivated / most) : tiles;
@@ -419,8 +318,8 @@ void panel_rows(Column& s, int64_t m, const WeightRegion (&ahead)[2], bool singl
     for (int64_t t = first, count; t < end; t += count) {
       count = std::min(together, end - t);
       column_of_height<NV>(height, Heights())(s, begin, count);
-      s.panel_ahead.skip(count * segments);
-      s.ahead.skip(count * segments);
+      s.panel_ahead.skip(count * requests);
+      s.ahead.skip(count * requests);
       if (s.activated_later) activate_pixels(s, NV, begin, count * height);
       begin += count * height;
     }
@@ -458,7 +357,10 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
            later,
            {},
            {},
-           false};
+           false,
+           cut.segment_length % 4 == 0 ? cut.depth / cut.segment_length : 0,
+           cut.segment_length / 4,
+           kHasFours ? std::max<int64_t>(1, kSegment / cut.segment_length) : 1};
   const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);
