@@ -359,16 +359,21 @@ KERNELS = {
 }
 
 
-def usages(names: list[str], half: bool, arch: int) -> list[Usage]:
-    """Compiles the configurations for all layers, each for one of the dtypes in turn, and if half
-    are enough for one of the architectures in turn."""
+# Which of a configuration's two architectures: both, or one in turn, or the other one.
+SHARES = ("all", "half", "rest")
+
+
+def usages(names: list[str], share: str, arch: int) -> list[Usage]:
+    """Compiles the configurations for all layers, each for one of the dtypes in turn, and this
+    share of the architectures."""
     found = []
     for name in names:
         for turn, (dtype_name, dtype) in enumerate(DTYPES.items()):
             for index, (layer, config, launch) in enumerate(KERNELS[name](dtype)):
                 if index % len(DTYPES) != turn:
                     continue
-                if half and arch != list(SHARED)[(index // len(DTYPES) + turn) % len(SHARED)]:
+                in_turn = arch == list(SHARED)[(index // len(DTYPES) + turn) % len(SHARED)]
+                if share != "all" and in_turn != (share == "half"):
                     continue
                 for kernel in compiled(launch, arch):
                     registers, spilled = resources(kernel)
@@ -393,10 +398,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernels", nargs="*", default=list(KERNELS), choices=list(KERNELS))
     parser.add_argument("--arch", nargs="*", type=int, default=list(SHARED), choices=list(SHARED))
-    parser.add_argument("--half", action="store_true", help="each for one architecture in turn")
+    parser.add_argument(
+        "--share",
+        default="all",
+        choices=SHARES,
+        help="each configuration for both architectures, for one in turn, or for the other one",
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
-    of_arch = functools.partial(usages, options.kernels, options.half)
+    of_arch = functools.partial(usages, options.kernels, options.share)
     # Processes that have no threads of this one's.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(options.arch), mp_context=context) as pool:

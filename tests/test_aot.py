@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(backend.triton_missing() is not None, reason=str(backend.triton_missing()))
 def test_all_kernels_fit(tmp_path):
     """In processes of their own: in this one Triton's functions may be made for its interpreter.
-    Each configuration for one of the two architectures; `python -m tests.aot` does it for both."""
+    Each configuration for one of the two architectures; `python -m tests.aot` does it for both,
+    with `--share rest` for the other one."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     file = tmp_path / "usages.json"
     process = subprocess.run(
-        [sys.executable, "-m", "tests.aot", "--half", "--json", str(file)],
+        [sys.executable, "-m", "tests.aot", "--share", "half", "--json", str(file)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
