@@ -99,7 +99,7 @@ constexpr bool kHasFours = true;
           "add 32(%[fours]), %[a]\n\t"                                                            \
           "sub $1, %%rcx\n\t"                                                                     \
           "jne 1b\n\t"                                                                            \
-          : FASTCONV_SUMS_##MR(NV), [a] "+r"(a), [b] "+r"(b)                                      \
+          : FASTCONV_SUMS_##MR(NV), [a] "+&r"(a), [b] "+&r"(b)                                    \
           : [fours] "r"(&fours)                                                                   \
           : "memory", "cc", "rax", "rcx", "r8", "r9", "r10", "xmm12", "xmm13", "xmm14", "xmm15"); \
     }                                                                                             \
