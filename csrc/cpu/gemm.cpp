@@ -33,7 +33,7 @@ int64_t best_rows(int nv, int64_t steps, bool half) {
 
 constexpr int64_t kLine = 16;  // floats of a cache line
 
-// Memory to ask for in equal portions, one a segment of a tile.
+// Memory to ask for in equal portions, one for so many segments of a tile.
 struct Prefetch {
   // All of a region within `portions` portions.
   void start(const WeightRegion& region, int64_t portions) {
@@ -65,7 +65,7 @@ struct Column {
   bool activated_later;
   Prefetch panel_ahead, ahead;
   bool asks;         // for any of it
-  int64_t segments;  // whole ones, if they consist of whole fours of k, otherwise none
+  int64_t segments;  // whole ones, if they are multiplied by fours of k, otherwise none
   int64_t fours;     // of a segment
   int64_t together;  // segments between two requests for memory
 };
@@ -343,6 +343,8 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
                   a.depth,
                   a.offsets};
   const int64_t steps = cut.steps();
+  const bool in_fours = kHasFours && a.offsets == nullptr && cut.segment_length % 4 == 0;
+  const int64_t segments = in_fours ? cut.depth / cut.segment_length : 0;
   bool later = false;
   with_output(c, [&](auto* data) {
     later = activated_later<std::remove_pointer_t<decltype(data)>>(epilogue.activation);
@@ -358,9 +360,9 @@ void gemm(const GemmA& a, const GemmWeight& weight, const Panels& panels, int64_
            {},
            {},
            false,
-           cut.segment_length % 4 == 0 ? cut.depth / cut.segment_length : 0,
+           segments,
            cut.segment_length / 4,
-           kHasFours ? std::max<int64_t>(1, kSegment / cut.segment_length) : 1};
+           segments > 0 ? std::max<int64_t>(1, kSegment / cut.segment_length) : 1};
   const auto panel_floats = [&](int64_t p) { return panels.width(p) * kW * (1 + steps); };
   for (int64_t p = panel_begin; p < panel_end; ++p) {
     const int64_t first = panels.first_vector(p);

@@ -47,7 +47,9 @@ struct MultiplyFours {
 
 constexpr bool kHasFours = true;
 
-// Vectors of B in ymm12 to ymm14, an element of A in ymm15. `at`: the address of row i in A.
+// Vectors of B in ymm12 to ymm14, an element of A in ymm15; row, row3 and row5 in r8 to r10, what
+// is left of segments in rcx and of a segment's fours in rax. `at`: bytes from b, or the address of
+// row i in A. u: the step. 29 operands, of which gcc allows 30.
 #define FASTCONV_LOAD_B(at, register) "vmovups " at "(%[b]), %%" register "\n\t"
 #define FASTCONV_LOAD_2(u) FASTCONV_LOAD_B("64*" u, "ymm14") FASTCONV_LOAD_B("64*" u "+32", "ymm13")
 #define FASTCONV_LOAD_3(u)          \
