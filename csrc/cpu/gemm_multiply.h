@@ -41,8 +41,9 @@ struct AnyRows {
 
 // Adds A[., 0..length) B[0..length, .] to the accumulators; returns B past what was read. Not
 // unrolled over k: gcc's register allocation then holds every accumulator in place (measured 89-98
-// % of peak; unrolled by 8, 64-97 %). In a copy of the accumulators, which nothing else points to:
-// on NEON gcc otherwise also stores them at every k in tiles of 8 and more rows.
+// % of peak; unrolled by 8, 64-97 %; gemm_avx2.h unrolls by hand). In a copy of the accumulators,
+// which nothing else points to: on NEON gcc otherwise also stores them at every k in tiles of 8 and
+// more rows.
 //
 // On NEON gcc makes of a broadcast and its FMAs a scalar load and FMAs by lane: 6x4 takes 36
 // instructions a k, of which 24 are FMAs, 2 paired loads of B and 6 loads of A. Whole vectors of A,
