@@ -1,14 +1,14 @@
-// Runs CUDA kernels on the CPU, for their arithmetic: every thread of a block is one of the
-// system's threads, blocks run one after the other. Shared memory is allocated for each block in
-// the size that the launch asks for, so that AddressSanitizer sees what goes beyond it, and holds
-// NaN until it is written to. Built with ThreadSanitizer it finds accesses that no barrier orders.
-// Nothing here knows of time, nor of the order in which a GPU runs threads.
+// Runs CUDA kernels on the CPU, for their arithmetic: every thread of a block is a fiber, which
+// runs until it waits for others; blocks run one after the other. Shared memory is allocated for
+// each block in the size that the launch asks for, so that AddressSanitizer sees what goes beyond
+// it, and holds NaN until it is written to. Built with ThreadSanitizer it finds accesses that no
+// barrier orders. Nothing here knows of time, nor of the order in which a GPU runs threads.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <math.h>
 
-#include <barrier>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -16,15 +16,27 @@
 #include <memory>
 #include <vector>
 
-// Set by the launch for each thread.
-inline thread_local uint3 threadIdx, blockIdx;
-inline thread_local dim3 blockDim, gridDim;
+// Of the fiber that runs.
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
 
 namespace emulator {
 
 constexpr unsigned kWarp = 32;
 // Of a grid in y and z: few, so that small tests go beyond it.
 constexpr std::int64_t kMostBlocks = 24;
+
+class Barrier {
+ public:
+  explicit Barrier(unsigned threads) : expected_(threads) {}
+  void wait();
+  // The thread that runs is not waited for any more.
+  void drop();
+
+ private:
+  unsigned expected_, arrived_ = 0, passed_ = 0;
+  std::uint64_t orders_[2] = {};  // for the sanitizer, of the times it is passed in turn
+};
 
 struct Lane {
   alignas(16) unsigned char bytes[64];
@@ -33,18 +45,18 @@ struct Lane {
 // The threads of a warp that are still running, and what they show each other.
 struct Warp {
   explicit Warp(unsigned threads) : barrier(threads), lanes(kWarp) {}
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<Lane> lanes;
 };
 
 struct Block {
   Block(unsigned threads, std::size_t shared_bytes);
-  std::barrier<> barrier;
+  Barrier barrier;
   std::vector<std::unique_ptr<Warp>> warps;
   std::unique_ptr<unsigned char[]> shared;
 };
 
-inline thread_local Block* block = nullptr;
+inline std::unique_ptr<Block> block;
 
 inline Warp& warp() { return *block->warps[threadIdx.x / kWarp]; }
 
@@ -55,14 +67,14 @@ T* shared_memory() {
 
 // What every lane of the warp gives: lanes[i] of lane i. All of its threads must call it.
 template <class T>
-std::vector<T> exchange(const T& value) {
+std::array<T, kWarp> exchange(const T& value) {
   static_assert(sizeof(T) <= sizeof(Lane));
   Warp& own = warp();
   std::memcpy(own.lanes[threadIdx.x % kWarp].bytes, &value, sizeof(T));
-  own.barrier.arrive_and_wait();
-  std::vector<T> values(kWarp);
+  own.barrier.wait();
+  std::array<T, kWarp> values;
   for (unsigned i = 0; i < kWarp; ++i) std::memcpy(&values[i], own.lanes[i].bytes, sizeof(T));
-  own.barrier.arrive_and_wait();  // before anybody shows the next
+  own.barrier.wait();  // before anybody shows the next
   return values;
 }
 
@@ -94,8 +106,8 @@ T max(T a, T b) {
   return a < b ? b : a;
 }
 
-inline void __syncthreads() { emulator::block->barrier.arrive_and_wait(); }
-inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp().barrier.arrive_and_wait(); }
+inline void __syncthreads() { emulator::block->barrier.wait(); }
+inline void __syncwarp(unsigned = 0xffffffffu) { emulator::warp().barrier.wait(); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
