@@ -173,24 +173,19 @@ inline std::string compare_moments(const Floats& got, const Floats& output, int6
   return "";
 }
 
-// Runs `kernel(level, threads, floats)` with several numbers of threads; its results, NaN before,
+// Runs `kernel(level, threads, floats)` with one thread and with several; its results, NaN before,
 // must have the same bits. Returns what is wrong.
 template <class Kernel>
 inline std::string same_bits(const Level& level, const Kernel& kernel,
                              std::vector<Floats>* results) {
-  const std::vector<Floats> empty = *results;
-  for (int64_t count : kThreadCounts) {
-    std::vector<Floats> found = empty;
-    kernel(level, Threads{count, run_on_threads, nullptr}, found);
-    if (count == 1) {
-      *results = found;
-      continue;
-    }
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      if (!found[i].empty() &&
-          std::memcmp(found[i].data(), (*results)[i].data(), sizeof(float) * found[i].size()) != 0)
-        return text(count, "threads give another result", i, "than 1");
-    }
+  std::vector<Floats> found = *results;
+  kernel(level, Threads{1, run_on_threads, nullptr}, *results);
+  const int64_t several = several_threads(level);
+  kernel(level, Threads{several, run_on_threads, nullptr}, found);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (!found[i].empty() &&
+        std::memcmp(found[i].data(), (*results)[i].data(), sizeof(float) * found[i].size()) != 0)
+      return text(several, "threads give another result", i, "than 1");
   }
   return "";
 }
