@@ -76,6 +76,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random numbers are the same ones in whatever order and process tests run."""
+    torch.manual_seed(0)
+
+
 def refusal(error: BaseException | None) -> str | None:
     """What a backend said of a call that it cannot run, also where a compiler heard it."""
     while error is not None and not isinstance(error, fastconv.BackendError):
@@ -86,6 +92,7 @@ def refusal(error: BaseException | None) -> str | None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """On a GPU, skips what one of its backends has no kernel for; the other ones have."""
+    torch.manual_seed(1)  # not the fixtures' numbers again
     try:
         return (yield)
     except Exception as error:
