@@ -10,6 +10,7 @@ import fastconv
 from fastconv import _resolve, models
 from fastconv.summary import input_channels
 
+from .meta import meta_device
 from .test_benchmark_results import ORIGIN, SAMPLE, benchmark_module
 
 ROOT = Path(__file__).parents[1]
@@ -66,7 +67,7 @@ def test_every_network_is_in_it(stored):
 @pytest.mark.parametrize("name", models.list_models())
 def test_sizes_and_costs_are_the_networks(stored, name):
     (entry,) = [entry for entry in stored if entry["id"] == name]
-    with torch.device("meta"):
+    with meta_device():
         model = models.create_model(name)
     assert entry["size"] == models.image_size(name)
     assert entry["parameters"] == sum(p.numel() for p in model.parameters())
@@ -79,7 +80,7 @@ def test_sizes_and_costs_are_the_networks(stored, name):
 @pytest.mark.parametrize("name", models.list_models())
 def test_keys_are_whose_they_are_said_to_be(stored, torchvision, name):
     (entry,) = [entry for entry in stored if entry["id"] == name]
-    with torch.device("meta"):
+    with meta_device():
         ours = models.create_model(name)
         if entry["keys"] == "torchvision":
             extra = {"init_weights": False} if hasattr(ours, "transform_input") else {}

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastconv
 from fastconv import models
 
+from .meta import meta_device
 from .test_networks import CLASSIC, assert_close, calibrated, output_of, shapes_of
 from .test_nn import Calls
 from .test_train_networks import _digits
@@ -41,7 +42,7 @@ def counterpart(torchvision, name, **kwargs):
 
 
 def on_meta(torchvision, name, **kwargs):
-    with torch.device("meta"):
+    with meta_device():
         return counterpart(torchvision, name, **kwargs)
 
 
@@ -58,7 +59,7 @@ class Convolutions(TorchDispatchMode):
 @pytest.mark.parametrize("name", CLASSIC)
 def test_keys_and_shapes(torchvision, name):
     theirs = on_meta(torchvision, name)
-    with torch.device("meta"):
+    with meta_device():
         ours = models.create_model(name)
     assert list(shapes_of(ours).items()) == list(shapes_of(theirs).items())
     settings = [
@@ -228,7 +229,7 @@ def test_compile_and_export(native, name):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11", "vgg16_bn"])
 def test_features_are_where_timm_has_them(torchvision, name):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
+    with meta_device():
         theirs = timm.create_model(name, features_only=True)
         ours = models.create_model(name, features_only=True)
         assert list(ours.channels) == theirs.feature_info.channels()
@@ -318,7 +319,7 @@ def test_rejects():
     for name in ("lenet5", "alexnet", "nin", "vgg11", "resnet18", "googlenet", "inception_v3"):
         with pytest.raises(ValueError, match=r"^\w+: in_chans must be at least 1, got 0"):
             models.create_model(name, in_chans=0)
-    with torch.device("meta"):
+    with meta_device():
         assert models.vgg11(in_chans=1).features[0].in_channels == 1
     with pytest.raises(ValueError, match=r"^LeNet5: input must have shape \(N, 1, 32, 32\), got"):
         models.lenet5()(torch.randn(1, 1, 28, 28))

@@ -5,6 +5,7 @@ import torch
 
 from fastconv import models
 
+from .meta import meta_device
 from .test_networks import assert_close, calibrated, output_of
 from .test_nn import Calls
 
@@ -23,7 +24,7 @@ TIMM = {
 @pytest.mark.parametrize("name", TIMM)
 def test_features_are_where_timm_has_them(torchvision, name):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
+    with meta_device():
         theirs = timm.create_model(TIMM[name], features_only=True)
         ours = models.create_model(name, features_only=True)
     assert list(ours.channels) == theirs.feature_info.channels()

@@ -10,6 +10,8 @@ from fastconv import models
 from fastconv._torchvision import import_torchvision
 from fastconv.models import load_weights, mobilenet_v2
 
+from .meta import meta_device
+
 PAIRS = [  # torchvision's name, timm's
     ("mobilenet_v2", "mobilenetv2_100"),
     ("efficientnet_b0", "efficientnet_b0"),
@@ -89,7 +91,7 @@ def test_torchvision_and_timm(torchvision_name, timm_name):
 
 def test_efficientnet_v2_and_its_timm_name():
     """Values only: timm's tf_ network computes with another padding."""
-    with torch.device("meta"):
+    with meta_device():
         one, other = from_torchvision("efficientnet_v2_s"), from_timm("tf_efficientnetv2_s")
     state = {
         key: torch.empty(value.shape, dtype=value.dtype)

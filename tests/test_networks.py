@@ -11,6 +11,7 @@ import fastconv
 from fastconv import models
 from fastconv.nn import FusedMBConv, MBConv, SqueezeExcite, StochasticDepth
 
+from .meta import meta_device
 from .test_nn import Calls, check, randomized
 from .train_cases import assert_trains_like
 
@@ -93,7 +94,7 @@ def assert_close(ours, theirs):
 def test_network(native, torchvision, name):
     torch.manual_seed(0)
     ours = models.create_model(name)
-    with torch.device("meta"):  # its weights are ours, once
+    with meta_device():  # its weights are ours, once
         theirs = counterpart(torchvision, name)
     assert list(shapes_of(ours).items()) == list(shapes_of(theirs).items())
     assert norms_of(ours) == norms_of(theirs)
@@ -327,7 +328,7 @@ def test_compile_and_export(native, name):
 def test_mobilenet_v3_variants(native, torchvision, name, kwargs):
     torch.manual_seed(0)
     ours = calibrated(models.create_model(name, **kwargs))
-    with torch.device("meta"):
+    with meta_device():
         theirs = counterpart(torchvision, name, **kwargs)
     assert shapes_of(ours) == shapes_of(theirs)
     theirs.load_state_dict(ours.state_dict(), assign=True)
@@ -337,7 +338,7 @@ def test_mobilenet_v3_variants(native, torchvision, name, kwargs):
 
 def test_width_of_mobilenet_v1(torchvision):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
+    with meta_device():
         ours, theirs = models.mobilenet_v1(width_mult=1.25), timm.create_model("mobilenetv1_125")
     assert shapes_of(ours) == shapes_of(theirs)
 
@@ -353,7 +354,7 @@ def test_sizes():
         "efficientnet_b7": 66,
         "efficientnet_v2_m": 54,
     }
-    with torch.device("meta"):
+    with meta_device():
         for name, millions in expected.items():
             count = sum(p.numel() for p in models.create_model(name).parameters())
             assert count / 1e6 == pytest.approx(millions, rel=0.025), name
@@ -409,9 +410,9 @@ def test_published_weights(monkeypatch, torchvision, name):
     enum = torchvision.models.get_model_weights(name)
     for weights_name, weights in enum.__members__.items():
         for given in (weights_name, weights):
-            with torch.device("meta"), pytest.raises(_Asked, match=f"^{weights.url}$"):
+            with meta_device(), pytest.raises(_Asked, match=f"^{weights.url}$"):
                 models.create_model(name, weights=given)
-    with torch.device("meta"), pytest.raises(ValueError, match="must be a file or one of"):
+    with meta_device(), pytest.raises(ValueError, match="must be a file or one of"):
         models.create_model(name, weights="IMAGENET1K_V9")
 
 
