@@ -107,14 +107,6 @@ def random_network(name):
     return network.eval()
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("torchvision", "one_thread")
 def test_ten_crops_of_the_real_photos(demo_photos, pretrained_weights):
     network = models.mobilenet_v2(weights=pretrained_weights).eval()

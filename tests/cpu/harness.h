@@ -1,4 +1,4 @@
-// Runs a kernel at every level that this CPU can run and with several numbers of threads, and keeps
+// Runs a kernel at every level that this CPU can run, with one thread and with several, and keeps
 // the score.
 #pragma once
 
@@ -139,11 +139,11 @@ inline void run_on_threads(void*, int64_t workers, Threads::Body body, void* con
 
 constexpr int64_t kThreadCounts[] = {1, 2, 3, 5};
 
-// With several threads a kernel must compute what it does with one. How many they are changes from
-// case to case.
+// With several threads a kernel must compute what it does with one. How many they are is drawn for
+// every case: numbers in turn would meet the turns of the cases.
 inline int64_t several_threads(const Level& level) {
-  static std::map<const KernelTable*, std::size_t> cases;
-  return kThreadCounts[1 + cases[level.table]++ % (std::size(kThreadCounts) - 1)];
+  static std::map<const KernelTable*, std::mt19937> engines;
+  return kThreadCounts[1 + engines[level.table]() % (std::size(kThreadCounts) - 1)];
 }
 
 template <class... Parts>

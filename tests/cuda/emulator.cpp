@@ -10,6 +10,7 @@
 #define __has_feature(name) 0
 #endif
 #if defined(__SANITIZE_ADDRESS__) || __has_feature(address_sanitizer)
+// It is told of every switch; its warning about swapcontext is printed all the same.
 #define EMULATOR_ADDRESSES
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -38,8 +39,8 @@ struct Context {
 
 struct Fiber {
   Context context;
-  const unsigned* changes = nullptr;  // what it waits for: another value here than
-  unsigned seen = 0;
+  const unsigned* passed = nullptr;  // of the barrier at which it waits; null: it does not
+  unsigned seen = 0;                 // what that was when it came
   bool is_finished = false;
 };
 
@@ -118,16 +119,16 @@ EMULATOR_UNSEEN std::unique_ptr<Fiber> make_fiber() {
 EMULATOR_UNSEEN void run_block(unsigned threads) {
   unsigned left = threads;
   for (unsigned i = 0; i < threads; ++i) {
-    fibers[i]->changes = nullptr;
+    fibers[i]->passed = nullptr;
     fibers[i]->is_finished = false;
   }
   while (left != 0) {
     bool stuck = true;
     for (unsigned i = 0; i < threads; ++i) {
       Fiber& fiber = *fibers[i];
-      if (fiber.is_finished || (fiber.changes != nullptr && *fiber.changes == fiber.seen)) continue;
+      if (fiber.is_finished || (fiber.passed != nullptr && *fiber.passed == fiber.seen)) continue;
       stuck = false;
-      fiber.changes = nullptr;
+      fiber.passed = nullptr;
       running = &fiber;
       threadIdx = {i, 0, 0};
       go(host, fiber.context);
@@ -151,7 +152,7 @@ EMULATOR_UNSEEN void Barrier::wait() {
     arrived_ = 0;
     ++passed_;
   } else {
-    running->changes = &passed_;
+    running->passed = &passed_;
     running->seen = passed_;
     go(running->context, host);
   }
