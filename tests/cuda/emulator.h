@@ -35,7 +35,9 @@ class Barrier {
 
  private:
   unsigned expected_, arrived_ = 0, passed_ = 0;
-  std::uint64_t orders_[2] = {};  // for the sanitizer, of the times it is passed in turn
+  // Addresses that stand for the order of threads here: for ThreadSanitizer, one now and the other
+  // one the next time.
+  std::uint64_t orders_[2] = {};
 };
 
 struct Lane {
