@@ -120,11 +120,13 @@ def _finetune(arguments: argparse.Namespace) -> None:
     import torch
     from torch import nn
 
+    from .._memory import keep_freed_memory
     from .._progress import Progress
     from . import checkpoint, data, features
     from .loop import Options, Trainer
 
     _check(arguments)
+    keep_freed_memory()
     strength = arguments.augment_strength
     augmentations = data.augmentations(
         arguments.augment, arguments.mode == "head", arguments.size, strength
