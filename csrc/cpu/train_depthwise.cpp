@@ -196,7 +196,6 @@ class Backward {
     // vectors.
     const int64_t row = vectors_of(c) * kW, room = (taps + 1) * row + 2 * c;
     float* memory = scratch_floats(Scratch::kPartials, (parts + 1) * room);
-    std::fill(memory, memory + parts * room, 0.f);
     threads.parallel(work_.tasks, [&](int64_t index) { task(index, memory, room); });
     float* total = memory + parts * room;
     sum_parts(memory, parts, room, total, threads);
@@ -232,6 +231,11 @@ class Backward {
     auto** rows = static_cast<const Element**>(
         scratch(Scratch::kTable,
                 sizeof(Element*) * (2 * w_.kernel_height + sum_rows_ * (1 + w_.kernel_height))));
+    float* partial = memory + (t.image * work_.bands + index % work_.bands) * room;
+    const int64_t taps = w_.kernel_height * w_.kernel_width, row = vectors_of(w_.channels) * kW;
+    for (int64_t i = 0; i <= taps; ++i) std::fill_n(partial + i * row + t.first, channels, 0.f);
+    for (int64_t i = 0; i < 2; ++i)
+      std::fill_n(partial + (taps + 1) * row + i * w_.channels + t.first, t.count, 0.f);
     // The rows of the gradient belong to the band in which their window's first row lies.
     const auto owned = [&](int64_t y) {
       return y == w_.height
@@ -244,7 +248,7 @@ class Backward {
             Ring(rings, gradient_slots_, gradient_width_, channels),
             Ring(rings + gradient_room, input_slots_, input_width_, channels),
             rows + 2 * w_.kernel_height,
-            memory + (t.image * work_.bands + index % work_.bands) * room,
+            partial,
             0,
             0,
             owned(t.begin),
