@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastconv
-from fastconv import _torchvision, cli
+from fastconv import _memory, _torchvision, cli
 from fastconv.finetune import checkpoint, features, loop
 
 pytestmark = [
@@ -236,10 +236,13 @@ def test_it_stops_early(folder, tmp_path, capsys):
     assert len(lines) == 3
 
 
-def test_digits_of_a_package(tmp_path):
+def test_digits_of_a_package(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(_memory, "keep_freed_memory", lambda: kept.append(True))
     pytest.importorskip("sklearn", reason="scikit-learn has the data")
     assert run("sklearn:digits", "--out", tmp_path, *SMALL[:5], 64, "--epochs", 1) == 0
     assert (tmp_path / "classes.txt").read_text().split() == list("0123456789")
+    assert kept == [True]
 
 
 @pytest.mark.parametrize(
