@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastconv
 from fastconv import _library, backend, folding
+from fastconv.ops import _common
 
 from .assertions import run
 from .cases import CASES, LAYOUTS
@@ -67,6 +68,42 @@ def test_results_do_not_depend_on_layout_and_grad_mode(native, op):
             torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
         else:
             assert torch.equal(output, expected), "with a gradient"
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_a_call_with_remembered_weights_leaves_the_checks_to_the_native_op(native, op, monkeypatch):
+    case = CASES[op][0]
+    arguments = case.arguments(layout="channels_last")
+    with torch.no_grad():
+        expected = run(case, arguments)  # packs
+        monkeypatch.setattr(_common, "_checked_call", None)
+        assert torch.equal(run(case, arguments), expected)
+
+
+def test_remembered_weights_are_refused_as_others(native):
+    weight, bias = torch.randn(8, 4, 1, 1), torch.randn(8)
+    half = weight.bfloat16()
+    with torch.no_grad():
+        for _ in range(2):
+            fastconv.pointwise_conv2d(_x(1, 4, 3, 3), weight, bias)
+            fastconv.pointwise_conv2d(_x(1, 4, 3, 3).bfloat16(), half)
+        for args, error, message in [
+            ((_x(1, 4, 3, 3), half), ValueError, "weight must have input's dtype"),
+            ((_x(1, 4, 3, 3).bfloat16(), weight, bias), ValueError, "weight must have input's"),
+            ((_x(1, 5, 3, 3), weight, bias), ValueError, r"weight must have shape \(K, 5, 1, 1\)"),
+            ((_x(4, 3, 3), weight, bias), ValueError, "input must have 4 dimensions"),
+            ((None, weight, bias), TypeError, "input must be a Tensor, got None"),
+            (([], weight, bias), TypeError, "input must be a Tensor, got list"),
+            ((_x(1, 4, 3, 3), weight, bias, (1, 1, 1)), ValueError, "stride must be an int"),
+        ]:
+            with pytest.raises(error, match=f"^pointwise_conv2d: {message}"):
+                fastconv.pointwise_conv2d(*args)
+        with pytest.raises(fastconv.BackendError, match="input is a Tagged"):
+            fastconv.pointwise_conv2d(_x(1, 4, 3, 3).as_subclass(Tagged), weight, bias)
+
+
+class Tagged(torch.Tensor):
+    """A tensor that is none of PyTorch's own."""
 
 
 def _x(*shape: int) -> torch.Tensor:

@@ -204,9 +204,8 @@ def _pointwise_with_residual(
     packed = None if native is None else native.packed
     weight, bias = stage.operands(pack)
     stride, code = stage.stride, CODES[end]
-    return lambda x, shortcut: POINTWISE.infer(
-        x, weight, bias, stride, code, shortcut, None, packed
-    )
+    op = POINTWISE.inference(pack)
+    return lambda x, shortcut: op(x, weight, bias, stride, code, shortcut, None, packed)
 
 
 def _convolution_with_residual(

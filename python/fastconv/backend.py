@@ -138,9 +138,10 @@ def wishing(name: str) -> Iterator[None]:
 
 
 def is_ordinary() -> bool:
-    """Whether a call here wants no gradient and has nothing around it that must be looked at."""
+    """Whether a call here wants no gradient and has nothing around it that must be looked at: with
+    plain tensors on the CPU the native kernels run it."""
     return (
-        _active == "auto"
+        (_active == "auto" or _active == "native")
         and not _is_compiling()
         and not _is_grad_enabled()
         and not _is_any_autocast_enabled()

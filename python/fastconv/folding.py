@@ -180,6 +180,7 @@ if backend.NATIVE_MISSING is None:
 class _Entry(NamedTuple):
     watched: list[tuple[Any, int, int]]  # weak reference, version and address of each tensor
     isa_generation: int
+    is_float32: bool  # all of them
     packed: Tensor
 
 
@@ -202,15 +203,28 @@ def packed(pack: Callable[..., Tensor | None], *tensors: Tensor | None) -> Tenso
     """
     # A tensor that lives is the only one of its id.
     key = (pack, _precision.wanted(), *map(id, tensors))
+    entry = _current(key)
+    return _pack_and_remember(key, pack, tensors) if entry is None else entry.packed
+
+
+def packed_float32(
+    pack: Callable[..., Tensor | None], tensors: tuple[Tensor | None, ...]
+) -> Tensor | None:
+    """What :func:`packed` remembers; None if it does not, or if not all tensors are float32."""
+    entry = _current((pack, None, *map(id, tensors)))
+    return entry.packed if entry is not None and entry.is_float32 else None
+
+
+def _current(key: tuple[Any, ...]) -> _Entry | None:
+    """What is remembered, if the tensors are what they were."""
     entry = _entries.get(key)
-    if entry is not None and entry.isa_generation == backend.isa_generation:
-        for reference, version, address in entry.watched:
-            tensor = reference()
-            if tensor is None or tensor._version != version or tensor.data_ptr() != address:
-                break
-        else:
-            return entry.packed
-    return _pack_and_remember(key, pack, tensors)
+    if entry is None or entry.isa_generation != backend.isa_generation:
+        return None
+    for reference, version, address in entry.watched:
+        tensor = reference()
+        if tensor is None or tensor._version != version or tensor.data_ptr() != address:
+            return None
+    return entry
 
 
 def _pack_and_remember(
@@ -232,7 +246,8 @@ def _pack_and_remember(
     if result is None:
         return None
     _entries.pop(key, None)  # the newest is the last
-    _entries[key] = _Entry(watched, backend.isa_generation, result)
+    is_float32 = all(tensor.dtype is torch.float32 for tensor in present)
+    _entries[key] = _Entry(watched, backend.isa_generation, is_float32, result)
     while len(_entries) > CACHE_ENTRIES:
         _entries.popitem(last=False)
     return result

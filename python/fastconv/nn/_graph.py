@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +75,10 @@ class Graph:
             weight, bias = stage.operands(self._pack)
             packed = pack_pointwise(stage.weight, stage.bias) if self._pack else None
             stride, code = stage.stride, stage.activation
+            op = POINTWISE.inference(self._pack)
 
             def run(input: Tensor, residual: Tensor) -> Tensor:
-                output: Tensor = POINTWISE.infer(
-                    input, weight, bias, stride, code, residual, None, packed
-                )
-                return output
+                return cast(Tensor, op(input, weight, bias, stride, code, residual, None, packed))
 
             steps = stage.steps(StepKind.POINTWISE)
             return self._append(_Node(run, steps, packed, source, residual, None))

@@ -203,26 +203,23 @@ def native_convolution(stage: Stage | None, pack: bool) -> Native | None:
     pad = stage.pad()
     weight, bias = stage.operands(pack)
     if stage.is_pointwise:
+        op = POINTWISE.inference(pack)
         return Native(
-            lambda packed, x: POINTWISE.infer(
-                x, weight, bias, stride, activation, None, None, packed
-            ),
+            lambda packed, x: op(x, weight, bias, stride, activation, None, None, packed),
             pack_pointwise(stage.weight, stage.bias) if pack else None,
             stage.steps(StepKind.POINTWISE),
         )
     if stage.is_depthwise:
+        op = DEPTHWISE.inference(pack)
         return Native(
-            lambda packed, x: DEPTHWISE.infer(
-                x, weight, bias, stride, pad(x), dilation, activation, packed
-            ),
+            lambda packed, x: op(x, weight, bias, stride, pad(x), dilation, activation, packed),
             pack_depthwise(stage.weight, stage.bias) if pack else None,
             stage.steps(StepKind.DEPTHWISE),
         )
     if stage.groups == 1 and dilation == (1, 1):
+        op = CONV2D_BIAS_ACT.inference(pack)
         return Native(
-            lambda packed, x: CONV2D_BIAS_ACT.infer(
-                x, weight, bias, stride, pad(x), activation, packed
-            ),
+            lambda packed, x: op(x, weight, bias, stride, pad(x), activation, packed),
             pack_conv2d(stage.weight, stage.bias, stride) if pack else None,
             stage.steps(StepKind.CONV2D_BIAS_ACT),
         )
@@ -235,8 +232,9 @@ def native_pooled(stage: Stage | None, pack: bool) -> Native | None:
         return None
     weight, bias = stage.operands(pack)
     activation = stage.activation
+    op = POOL.inference(pack)
     return Native(
-        lambda packed, x: POOL.infer(x, weight, bias, activation, packed),
+        lambda packed, x: op(x, weight, bias, activation, packed),
         pack_pointwise(stage.weight, stage.bias) if pack else None,
         stage.steps(StepKind.POOL),
     )

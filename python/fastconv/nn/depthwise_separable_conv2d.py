@@ -94,8 +94,9 @@ def native_separable(
     weights = (*depthwise.operands(pack), *pointwise.operands(pack))
     stride, pad, dilation = depthwise.stride, depthwise.pad(), depthwise.dilation
     activations = depthwise.activation, pointwise.activation
+    op = OPS.inference(pack)
     return Native(
-        lambda packed, x: OPS.infer(
+        lambda packed, x: op(
             x, *weights, stride, pad(x), dilation, *activations, x if residual else None, packed
         ),
         packed,

@@ -141,10 +141,9 @@ def native_inverted_residual(
         squeezed=0 if excite is None else excite.tensors[0].shape[0],
         excite=(0, 0) if excite is None else (excite.activation, excite.gate),
     )
+    op = OPS.inference(pack)
     return Native(
-        lambda packed, x: OPS.infer(
-            x, *weights, stride, pad(x), *rest, x if residual else None, packed
-        ),
+        lambda packed, x: op(x, *weights, stride, pad(x), *rest, x if residual else None, packed),
         packed,
         steps,
     )

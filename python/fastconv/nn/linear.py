@@ -36,8 +36,9 @@ def native_linear(module: nn.Linear, pack: bool) -> Native | None:
     weight, bias = module.weight, module.bias
     if not are_native(weight, bias):
         return None
+    op = OPS.inference(pack)
     return Native(
-        lambda packed, x: OPS.infer(x, weight, bias, packed),
+        lambda packed, x: op(x, weight, bias, packed),
         pack_pointwise(weight, bias) if pack else None,
         (Step(StepKind.LINEAR, weight.shape[0]),),
     )

@@ -90,8 +90,9 @@ def native_excite(parts: Excite | None, pack: bool) -> Native | None:
         squeezed=w1.shape[0],
         excite=(activation, gate),
     )
+    op = OPS.inference(pack)
     return Native(
-        lambda packed, x: OPS.infer(x, w1, b1, w2, b2, activation, gate, packed),
+        lambda packed, x: op(x, w1, b1, w2, b2, activation, gate, packed),
         pack_squeeze_excite(*parts.tensors) if pack else None,
         (step,),
     )

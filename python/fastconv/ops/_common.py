@@ -1,6 +1,7 @@
 """What all ops share: argument checks, and registration of fakes, derivatives and FLOP formulas."""
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -10,11 +11,14 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .. import _precision, backend
 from ..activation import CODES, NAMES
-from ..folding import packed
+from ..folding import packed, packed_float32
 from ..reference import Padding, Size2, resolve_padding
 from ._derivatives import needs_output
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_PLAIN_OR_NONE = _PLAIN | {type(None)}
+_CPU_WISHES = ("auto", "native")
+OutputShape = Callable[..., tuple[Any, ...]]  # from the arguments, which it checks
 _MAPS = frozenset(("input", "residual", "input_scale"))  # the arguments that are no weights
 
 
@@ -75,6 +79,9 @@ def inspect(
 ) -> tuple[str | None, bool]:
     """Checks types, dtypes and devices; the first tensor must be there.
 
+    Args:
+        names: of the tensors, and perhaps of others behind them
+
     Returns:
         why the kernels cannot take these tensors (None if they can), and whether a gradient is
         wanted.
@@ -100,7 +107,7 @@ def inspect(
 
 
 def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | None]) -> str | None:
-    present = [(n, t) for n, t in zip(names, tensors, strict=True) if t is not None]
+    present = [(n, t) for n, t in zip(names, tensors, strict=False) if t is not None]
     for name, tensor in present:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
@@ -125,8 +132,9 @@ def _inspect_closely(op: str, names: Sequence[str], tensors: Sequence[Tensor | N
 
 def dims(op: str, name: str, tensor: Tensor | None, count: int = 4) -> tuple[Any, ...]:
     """The sizes of a tensor that must have `count` dimensions."""
-    if tensor is None:
-        raise TypeError(f"{op}: {name} must be a Tensor, got None")
+    if not isinstance(tensor, Tensor):
+        got = None if tensor is None else type(tensor).__name__
+        raise TypeError(f"{op}: {name} must be a Tensor, got {got}")
     shape = tensor.shape
     if len(shape) != count:
         raise ValueError(f"{op}: {name} must have {count} dimensions, got shape {list(shape)}")
@@ -189,22 +197,86 @@ def window_size(
     return spare_h // stride[0] + 1, spare_w // stride[1] + 1
 
 
-def multiplier_limit(
-    input: Tensor,
-    weight: Tensor,
-    output_shape: Callable[..., tuple[Any, ...]],
-    args: tuple[Any, ...],
-) -> str | None:
-    """Why the native kernels cannot run a depthwise convolution with this weight, None if so."""
+def multiplier_limit(args: tuple[Any, ...], output_shape: OutputShape) -> str | None:
+    """Why the native kernels cannot run a depthwise convolution, args[1] being its weight; None if
+    they can."""
+    input, weight = args[:2]
     if input is not None and weight is not None and weight.shape[:1] == input.shape[1:2]:
         return None
     output_shape(*args)  # which may know better
     return "the kernels have one filter per channel, not several"
 
 
-def run(
+class Ops(NamedTuple):
+    """One function of fastconv: a native op with derivatives, its twin without, and what is to be
+    done where these cannot run. Both are None where the library is missing."""
+
+    name: str
+    tensors: tuple[str, ...]  # their names, in the order of call's, for messages
+    arguments: tuple[str, ...]  # of output_shape and the reference
+    output_shape: OutputShape
+    reference: Callable[..., Tensor]
+    limit: Callable[[tuple[Any, ...], OutputShape], str | None] | None
+    differentiable: Any
+    infer: Any
+
+    def inference(self, pack: bool) -> Any:
+        """The one without derivatives. With packed weights, that is, outside of graphs, without
+        OpOverload's layer of Python."""
+        return self.infer._op if pack and self.infer is not None else self.infer
+
+
+def call(
+    ops: Ops,
+    args: tuple[Any, ...],
+    tensors: tuple[Tensor | None, ...],
+    pack: Callable[..., Tensor | None],
+    *weights: Tensor | None,
+) -> Tensor:
+    """Runs a function of fastconv on its kernels, or else on its reference.
+
+    Args:
+        args: of the native op, all but the packed weights
+        tensors: all of them in args, in the order of ops.tensors; the first must be there
+        weights: those that `pack` takes
+    """
+    if backend.is_ordinary() and backend.wish() in _CPU_WISHES:
+        # Nearly all calls, and here time is counted in microseconds. Whatever else there is to say
+        # of the arguments, the native op says too, and then it is said below as a ValueError.
+        input = args[0]
+        is_plain = input is not None and _PLAIN_OR_NONE.issuperset(map(type, tensors))
+        if is_plain and input.is_cpu and input.dtype is torch.float32:
+            ready = packed_float32(pack, weights)
+            if ready is not None:
+                try:
+                    return cast(Tensor, ops.infer._op(*args, ready))
+                except RuntimeError:
+                    pass
+    return _checked_call(ops, args, tensors, pack, *weights)
+
+
+def _checked_call(
+    ops: Ops,
+    args: tuple[Any, ...],
+    tensors: tuple[Tensor | None, ...],
+    pack: Callable[..., Tensor | None],
+    *weights: Tensor | None,
+) -> Tensor:
+    """The same with every check."""
+    limit, gradient = inspect(ops.name, ops.tensors, tensors)
+    if limit is None and ops.limit is not None:
+        limit = ops.limit(args, ops.output_shape)
+    if not backend.choose(ops.name, limit, device=args[0].device):
+        ops.output_shape(*args)
+        return ops.reference(**dict(zip(ops.arguments, args, strict=True)))
+    if gradient:
+        return _run(ops.differentiable, ops.output_shape, args)
+    return _run(ops.infer, ops.output_shape, args, pack, *weights)
+
+
+def _run(
     op: Any,
-    output_shape: Callable[..., tuple[Any, ...]],
+    output_shape: OutputShape,
     args: tuple[Any, ...],
     pack: Callable[..., Tensor | None] | None = None,
     *weights: Tensor | None,
@@ -212,8 +284,7 @@ def run(
     """Calls a native op, with remembered packed weights where `pack` is given.
 
     The op checks its arguments anyway, so output_shape does only what it is faster without: it says
-    the same as a ValueError or TypeError, but after the op has refused. Here time is counted in
-    microseconds.
+    the same as a ValueError or TypeError, but after the op has refused.
     """
     if args[0].is_cuda or backend.wish() == "triton":
         return _run_on_gpu(op, output_shape, args, pack is not None)
@@ -234,9 +305,7 @@ def run(
     raise refusal
 
 
-def _run_on_gpu(
-    op: Any, output_shape: Callable[..., tuple[Any, ...]], args: tuple[Any, ...], infers: bool
-) -> Tensor:
+def _run_on_gpu(op: Any, output_shape: OutputShape, args: tuple[Any, ...], infers: bool) -> Tensor:
     """Calls the GPU's kernels, past the dispatcher where nothing else wants to see the call."""
     input = args[0]
     output_shape(*args)
@@ -264,7 +333,7 @@ def gpu_kernel(op: Any) -> Callable[..., Tensor]:
 def _run_casting(
     dtype: torch.dtype,
     op: Any,
-    output_shape: Callable[..., tuple[Any, ...]],
+    output_shape: OutputShape,
     args: tuple[Any, ...],
     pack: Callable[..., Tensor | None] | None,
     *weights: Tensor | None,
@@ -303,21 +372,16 @@ def _like(gradient: Any, source: Any) -> Any:
     return gradient.to(source.dtype) if isinstance(gradient, Tensor) else None
 
 
-class Ops(NamedTuple):
-    """The native op with derivatives, and its twin without; None where the library is missing."""
-
-    differentiable: Any
-    infer: Any
-
-
 def register(
     name: str,
+    tensors: tuple[str, ...],
     *,
-    output_shape: Callable[..., tuple[Any, ...]],
+    output_shape: OutputShape,
     reference: Callable[..., Tensor],
     flops: Callable[..., int],
     gradients: Callable[..., list[Any]] | None = None,
     activation: str | None = None,
+    limit: Callable[[tuple[Any, ...], OutputShape], str | None] | None = None,
 ) -> Ops:
     """Gives the native ops `name` and `name`_infer what the C++ library cannot.
 
@@ -326,11 +390,17 @@ def register(
     and gradients, one of _derivatives.py, as one tuple.
 
     Args:
+        tensors: their names, as :func:`call` has them
         gradients: how the kernels differentiate the op; None for PyTorch, of the reference
         activation: the argument with the code of the activation that is last
+        limit: why the kernels cannot run a call with such arguments, None if they can
     """
+    ops = Ops(
+        name, tensors, tuple(signature(output_shape).parameters), output_shape, reference, limit,
+        differentiable=None, infer=None,
+    )  # fmt: skip
     if backend.NATIVE_MISSING is not None:
-        return Ops(None, None)
+        return ops
     packet, infer_packet = (getattr(torch.ops.fastconv, name + end) for end in ("", "_infer"))
     arguments = [argument.name for argument in packet.default._schema.arguments]
     count = len(arguments) - (arguments[-1] == "packed")
@@ -415,4 +485,4 @@ def register(
     torch.library.register_autograd(
         packet._qualified_op_name, backward, setup_context=setup_context
     )
-    return Ops(packet.default, infer_packet.default)
+    return ops._replace(differentiable=packet.default, infer=infer_packet.default)

@@ -63,21 +63,31 @@ def conv2d_bias_act(
     stride = common.size2(_NAME, "stride", stride, 1)
     dilation = common.size2(_NAME, "dilation", dilation, 1)
     code = common.activation_code(_NAME, "activation", activation)
-    limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     pads = common.padding4(_NAME, padding, input, weight, stride, dilation)
+    if groups != 1 or dilation != (1, 1):
+        return _on_reference(input, weight, bias, stride, pads, dilation, groups, activation)
     args = (input, weight, bias, stride, pads, code)
-    if limit is None and (groups != 1 or dilation != (1, 1)):
-        _checked_shape(input, weight, bias, stride, pads, dilation, groups)
-        limit = "the kernels have groups = 1 and dilation = 1 only"
-    if not backend.choose(_NAME, limit, device=input.device):
-        _checked_shape(input, weight, bias, stride, pads, dilation, groups)
-        return reference.conv2d_bias_act(
-            input, weight, bias, stride, pads, dilation, groups, activation=activation
-        )
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
     pack = pack_conv2d if stride == (1, 1) else pack_pointwise
-    return common.run(OPS.infer, _output_shape, args, pack, weight, bias)
+    return common.call(OPS, args, (input, weight, bias), pack, weight, bias)
+
+
+def _on_reference(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    activation: str,
+) -> Tensor:
+    """What the kernels do not have."""
+    limit, _ = common.inspect(_NAME, _TENSORS, (input, weight, bias))
+    windows = (stride, padding, dilation, groups)
+    _checked_shape(input, weight, bias, *windows)
+    limit = limit or "the kernels have groups = 1 and dilation = 1 only"
+    backend.choose(_NAME, limit, device=input.device)  # which raises where they were asked for
+    return reference.conv2d_bias_act(input, weight, bias, *windows, activation=activation)
 
 
 def _checked_shape(
@@ -120,6 +130,7 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, padding: Any, *_: An
 
 OPS = common.register(
     _NAME,
+    _TENSORS,
     output_shape=_output_shape,
     reference=reference.conv2d_bias_act,
     flops=_flops,

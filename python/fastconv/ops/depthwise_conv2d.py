@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..folding import pack_depthwise
 from ..reference import Padding, Size2
 from . import _common as common
@@ -58,19 +58,9 @@ def depthwise_conv2d(
     stride = common.size2(_NAME, "stride", stride, 1)
     dilation = common.size2(_NAME, "dilation", dilation, 1)
     code = common.activation_code(_NAME, "activation", activation)
-    limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     pads = common.padding4(_NAME, padding, input, weight, stride, dilation)
     args = (input, weight, bias, stride, pads, dilation, code)
-    if limit is None:
-        limit = common.multiplier_limit(input, weight, _output_shape, args)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.depthwise_conv2d(
-            input, weight, bias, stride, pads, dilation, activation=activation
-        )
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_depthwise, weight, bias)
+    return common.call(OPS, args, (input, weight, bias), pack_depthwise, weight, bias)
 
 
 def _output_shape(
@@ -98,9 +88,11 @@ def _flops(
 
 OPS = common.register(
     _NAME,
+    _TENSORS,
     output_shape=_output_shape,
     reference=reference.depthwise_conv2d,
     flops=_flops,
     gradients=_derivatives.depthwise_conv2d,
     activation="activation",
+    limit=common.multiplier_limit,
 )

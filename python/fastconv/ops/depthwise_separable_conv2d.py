@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..folding import pack_separable
 from ..reference import Padding, Size2
 from . import _common as common
@@ -78,28 +78,11 @@ def depthwise_separable_conv2d(
     mid_code = common.activation_code(_NAME, "depthwise_activation", depthwise_activation)
     code = common.activation_code(_NAME, "activation", activation)
     weights = (depthwise_weight, depthwise_bias, pointwise_weight, pointwise_bias)
-    limit, gradient = common.inspect(_NAME, _TENSORS, (input, *weights, residual))
     pads = common.padding4(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
     args = (input, *weights, stride, pads, dilation, mid_code, code, residual)
-    if limit is None:
-        limit = common.multiplier_limit(input, depthwise_weight, _output_shape, args)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.depthwise_separable_conv2d(
-            input,
-            *weights,
-            stride,
-            pads,
-            dilation,
-            depthwise_activation=depthwise_activation,
-            activation=activation,
-            residual=residual,
-        )
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_separable, *weights)
+    return common.call(OPS, args, (input, *weights, residual), pack_separable, *weights)
 
 
 def _output_shape(
@@ -143,9 +126,11 @@ def _flops(
 
 OPS = common.register(
     _NAME,
+    _TENSORS,
     output_shape=_output_shape,
     reference=reference.depthwise_separable_conv2d,
     flops=_flops,
     gradients=_derivatives.depthwise_separable_conv2d,
     activation="activation",
+    limit=common.multiplier_limit,
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..activation import CODES, GATES
 from ..folding import pack_inverted_residual
 from ..reference import Padding, Size2
@@ -97,31 +97,18 @@ def inverted_residual(
     excite, codes = _split(squeeze_excite)
     convolutions = (expand_weight, expand_bias, depthwise_weight, depthwise_bias)
     weights = (*convolutions, project_weight, project_bias)
-    tensors = (input, *weights, residual, *excite)
-    limit, gradient = common.inspect(_NAME, _TENSORS[: len(tensors)], tensors)
     pads = common.padding4(
         _NAME, padding, input, depthwise_weight, stride, dilation, "depthwise_weight"
     )
     args = (input, *weights, stride, pads, dilation, code, excite, *codes, residual)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.inverted_residual(
-            input,
-            *weights,
-            stride,
-            pads,
-            dilation,
-            activation=activation,
-            squeeze_excite=squeeze_excite,
-            residual=residual,
-        )
+    tensors = (input, *weights, residual, *excite)
     if any(tensor is None for tensor in excite):
+        common.inspect(_NAME, OPS.tensors, tensors)
         _output_shape(*args)
-        args = (*args[:11], with_biases(*excite), *codes, residual)
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    packing = (*weights, *args[11])
-    return common.run(OPS.infer, _output_shape, args, pack_inverted_residual, *packing)
+        excite = with_biases(*excite)
+        args = (*args[:11], excite, *codes, residual)
+        tensors = (input, *weights, residual, *excite)
+    return common.call(OPS, args, tensors, pack_inverted_residual, *weights, *excite)
 
 
 def _split(squeeze_excite: SqueezeExcite | None) -> tuple[tuple[Any, ...], tuple[int, int]]:
@@ -216,6 +203,7 @@ def _flops(*args: Any) -> int:
 _NO_CODES = (CODES["none"], CODES["sigmoid"])
 OPS = common.register(
     _NAME,
+    _TENSORS,
     output_shape=_output_shape,
     reference=_reference,
     flops=_flops,

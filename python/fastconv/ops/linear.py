@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..folding import pack_pointwise
 from . import _common as common
 
@@ -37,13 +37,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     See :func:`torch.nn.functional.linear`.
     """
     args = (input, weight, bias)
-    limit, gradient = common.inspect(_NAME, _TENSORS, args)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.linear(input, weight, bias)
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
+    return common.call(OPS, args, args, pack_pointwise, weight, bias)
 
 
 def _output_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
@@ -60,4 +54,6 @@ def _flops(input: Any, weight: Any, *_: Any) -> int:
     return 2 * input[0] * input[1] * weight[0]
 
 
-OPS = common.register(_NAME, output_shape=_output_shape, reference=reference.linear, flops=_flops)
+OPS = common.register(
+    _NAME, _TENSORS, output_shape=_output_shape, reference=reference.linear, flops=_flops
+)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..folding import pack_pointwise
 from ..reference import Size2
 from . import _common as common
@@ -57,23 +57,9 @@ def pointwise_conv2d(
     """
     stride = common.size2(_NAME, "stride", stride, 1)
     code = common.activation_code(_NAME, "activation", activation)
-    tensors = (input, weight, bias, residual, input_scale)
-    limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
     args = (input, weight, bias, stride, code, residual, input_scale)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.pointwise_conv2d(
-            input,
-            weight,
-            bias,
-            stride,
-            activation=activation,
-            residual=residual,
-            input_scale=input_scale,
-        )
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
+    tensors = (input, weight, bias, residual, input_scale)
+    return common.call(OPS, args, tensors, pack_pointwise, weight, bias)
 
 
 def _output_shape(
@@ -103,6 +89,7 @@ def _flops(input: Any, weight: Any, bias: Any, stride: Any, *_: Any) -> int:
 
 OPS = common.register(
     _NAME,
+    _TENSORS,
     output_shape=_output_shape,
     reference=reference.pointwise_conv2d,
     flops=_flops,

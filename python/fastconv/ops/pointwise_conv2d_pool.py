@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..folding import pack_pointwise
 from . import _common as common
 
@@ -42,14 +42,8 @@ def pointwise_conv2d_pool(
     The head is that of MobileNetV2 (https://arxiv.org/abs/1801.04381).
     """
     code = common.activation_code(_NAME, "activation", activation)
-    limit, gradient = common.inspect(_NAME, _TENSORS, (input, weight, bias))
     args = (input, weight, bias, code)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.pointwise_conv2d_pool(input, weight, bias, activation=activation)
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_pointwise, weight, bias)
+    return common.call(OPS, args, (input, weight, bias), pack_pointwise, weight, bias)
 
 
 def _output_shape(
@@ -67,5 +61,9 @@ def _flops(input: Any, weight: Any, *_: Any) -> int:
 
 
 OPS = common.register(
-    _NAME, output_shape=_output_shape, reference=reference.pointwise_conv2d_pool, flops=_flops
+    _NAME,
+    _TENSORS,
+    output_shape=_output_shape,
+    reference=reference.pointwise_conv2d_pool,
+    flops=_flops,
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import backend, reference
+from .. import reference
 from ..activation import GATES
 from ..folding import pack_squeeze_excite
 from . import _common as common
@@ -54,14 +54,8 @@ def squeeze_excite(
     code = common.activation_code(_NAME, "activation", activation)
     gate_code = common.activation_code(_NAME, "gate", gate, GATES)
     tensors = (input, reduce_weight, reduce_bias, expand_weight, expand_bias)
-    limit, gradient = common.inspect(_NAME, _TENSORS, tensors)
     args = (*tensors, code, gate_code)
-    if not backend.choose(_NAME, limit, device=input.device):
-        _output_shape(*args)
-        return reference.squeeze_excite(*tensors, activation=activation, gate=gate)
-    if gradient:
-        return common.run(OPS.differentiable, _output_shape, args)
-    return common.run(OPS.infer, _output_shape, args, pack_squeeze_excite, *tensors[1:])
+    return common.call(OPS, args, tensors, pack_squeeze_excite, *tensors[1:])
 
 
 def check_weights(
@@ -103,5 +97,5 @@ def _flops(input: Any, reduce_weight: Any, *_: Any) -> int:
 
 
 OPS = common.register(
-    _NAME, output_shape=_output_shape, reference=reference.squeeze_excite, flops=_flops
+    _NAME, _TENSORS, output_shape=_output_shape, reference=reference.squeeze_excite, flops=_flops
 )
