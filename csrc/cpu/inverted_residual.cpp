@@ -87,20 +87,51 @@ void copy_row(const Block& b, int64_t image, Range vectors, int64_t y, float* sl
   }
 }
 
-// Slab offsets of the pixels of input rows [y, end), all inside the image.
-const int32_t* pixel_offsets(const Block& b, int64_t y, int64_t end) {
-  auto* offsets =
-      static_cast<int32_t*>(scratch(Scratch::kTable, sizeof(int32_t) * (end - y) * b.d.width));
-  for (int64_t row = y, m = 0; row < end; ++row) {
-    const int64_t base = b.slot_offset(row) + b.d.pad_left * kW;
-    for (int64_t x = 0; x < b.d.width; ++x, ++m) offsets[m] = static_cast<int32_t>(base + x * kW);
+// Some output rows at a time: where things are in the slab, of every panel alike.
+struct Step {
+  Range rows;              // of the output
+  Range news;              // input rows that no step before had, some of them padding
+  Range inside;            // those inside the image
+  int32_t* pixel_offsets;  // of the pixels of these
+  int32_t* row_offsets;    // of the input rows under each kernel row of the output rows
+};
+
+// Room for the offsets of steps over so many output rows.
+struct Offsets {
+  Offsets(const Block& b, int64_t rows)
+      : pixels(room(Scratch::kTable, std::min(ring_rows(b.d, rows), b.d.height) * b.d.width)),
+        rows(room(Scratch::kRows, rows * b.d.kernel_height)) {}
+
+  static int32_t* room(Scratch purpose, int64_t count) {
+    return static_cast<int32_t*>(scratch(purpose, sizeof(int32_t) * count));
   }
-  return offsets;
+
+  int32_t *pixels, *rows;
+};
+
+// next: the first input row that no step before had.
+Step make_step(const Block& b, Range rows, int64_t next, const Offsets& offsets) {
+  const DepthwiseConv2dParams& d = b.d;
+  const int64_t first = rows.begin * d.stride_height - d.pad_top;
+  const Range news{std::max(next, first), first + ring_rows(d, rows.size())};
+  const Range inside{std::max<int64_t>(news.begin, 0), std::min(news.end, d.height)};
+  int32_t* pixel = offsets.pixels;
+  for (int64_t y = inside.begin; y < inside.end; ++y) {
+    const int64_t base = b.slot_offset(y) + d.pad_left * kW;
+    for (int64_t x = 0; x < d.width; ++x) *pixel++ = static_cast<int32_t>(base + x * kW);
+  }
+  int32_t* row = offsets.rows;
+  for (int64_t y = rows.begin; y < rows.end; ++y) {
+    const int64_t in_y = y * d.stride_height - d.pad_top;
+    for (int64_t i = 0; i < d.kernel_height; ++i)
+      *row++ = static_cast<int32_t>(b.slot_offset(in_y + i * d.dilation_height));
+  }
+  return {rows, news, inside, offsets.pixels, offsets.rows};
 }
 
-// Zeroes the slots of those of input rows [y, end) that are padding.
-void clear_rows(const Block& b, int64_t vectors, int64_t y, int64_t end, float* slab) {
-  for (int64_t row = y; row < end; ++row) {
+// Zeroes the slots of a step's new rows that are padding.
+void clear_rows(const Block& b, int64_t vectors, const Step& step, float* slab) {
+  for (int64_t row = step.news.begin; row < step.news.end; ++row) {
     if (row >= 0 && row < b.d.height) continue;
     for (int64_t v = 0; v < vectors; ++v) {
       float* out = slab + v * b.slab_plane + b.slot_offset(row) + b.d.pad_left * kW;
@@ -109,20 +140,23 @@ void clear_rows(const Block& b, int64_t vectors, int64_t y, int64_t end, float* 
   }
 }
 
-// Fills the slots of input rows [y, end), all inside the image, for the channels of one panel,
-// whose slab planes begin at `slab`. cold: the weight is read for the first time.
-void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, int64_t y,
-                  int64_t end, const int32_t* offsets, bool cold, float* slab) {
+// Fills the slots of a step's new rows inside the image for the channels of one panel, whose slab
+// planes begin at `slab`. cold: the weight is read for the first time.
+void expand_panel(const Block& b, int64_t image, int64_t panel, Range vectors, const Step& step,
+                  bool cold, float* slab) {
   const DepthwiseConv2dParams& d = b.d;
+  const Range& rows = step.inside;
+  if (rows.begin >= rows.end) return;
   if (b.p.expand_packed == nullptr) {
-    for (int64_t row = y; row < end; ++row) copy_row(b, image, vectors, row, slab);
+    for (int64_t y = rows.begin; y < rows.end; ++y) copy_row(b, image, vectors, y, slab);
     return;
   }
   const int64_t in = b.p.in_channels;
-  const GemmA a{elements(d.input) + (image * d.height + y) * d.width * in, in, in, 0, in};
-  const GemmC c{slab, true, 0, b.slab_plane, offsets, b.expand_panels.vectors * kW, vectors.begin};
+  const GemmA a{elements(d.input) + (image * d.height + rows.begin) * d.width * in, in, in, 0, in};
+  const GemmC c{
+      slab, true, 0, b.slab_plane, step.pixel_offsets, b.expand_panels.vectors * kW, vectors.begin};
   gemm(a, {b.p.expand_packed + kPackedHeader, cold, cold ? b.after_depthwise() : WeightRegion{}},
-       b.expand_panels, (end - y) * d.width, c, {b.p.expand_activation, nullptr, 0}, panel,
+       b.expand_panels, rows.size() * d.width, c, {b.p.expand_activation, nullptr, 0}, panel,
        panel + 1);
 }
 
@@ -146,20 +180,6 @@ void depthwise_from_input(const Block& b, int64_t image, Range vectors, int64_t 
   const DepthwiseRows all{pointers,    -d.pad_left, d.width,          d.channels,
                           d.out_width, kW,          d.out_width * kW, b.is_far};
   depthwise_rows(b.kernel, packed, all, rows, vectors.size(), out, plane);
-}
-
-// Slab offsets of the input rows under each kernel row of output rows [y, y + rows).
-const int32_t* row_offsets(const Block& b, int64_t y, int64_t rows) {
-  const DepthwiseConv2dParams& d = b.d;
-  auto* offsets =
-      static_cast<int32_t*>(scratch(Scratch::kRows, sizeof(int32_t) * rows * d.kernel_height));
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t i = 0; i < d.kernel_height; ++i) {
-      const int64_t in_y = (y + r) * d.stride_height - d.pad_top + i * d.dilation_height;
-      offsets[r * d.kernel_height + i] = static_cast<int32_t>(b.slot_offset(in_y));
-    }
-  }
-  return offsets;
 }
 
 // Copies pixels from planes to rows of whole vectors.
@@ -220,59 +240,53 @@ struct ChannelSums {
   int64_t stride, band;
 };
 
-// Output rows `rows` step by step, and within a step panel by panel, so that what is expanded is
-// convolved while it is in L1: expand what is new into `slab`, then the depthwise convolution into
-// `out`. done(y, count) ends a step.
-template <class Done>
-void run_steps(const Block& b, int64_t image, Range panels, Range rows, float* slab,
-               const Planes& out, const ChannelSums& sums, const Done& done) {
+// How many rows the step that begins with y has.
+int64_t rows_from(const Block& b, Range rows, const ChannelSums& sums, int64_t y) {
+  return std::min({b.rows_per_step, rows.end - y, sums.band - y % sums.band});
+}
+
+// A step of some panels, one by one, so that what is expanded is convolved while it is in L1: what
+// is new into `slab`, whose first plane is theirs, then the depthwise convolution into `out`.
+void run_step(const Block& b, int64_t image, Range panels, const Step& step, bool cold, float* slab,
+              Element* out, int64_t out_plane, const ChannelSums& sums) {
   const DepthwiseConv2dParams& d = b.d;
-  const Range all{b.expand_panels.first_vector(panels.begin),
-                  b.expand_panels.first_vector(panels.end)};
-  if (!b.reads_input) clear_sides(b, all.size(), slab);
-  int64_t next = rows.begin * d.stride_height - d.pad_top;
-  for (int64_t y = rows.begin, count; y < rows.end; y += count) {
-    count = std::min({b.rows_per_step, rows.end - y, sums.band - y % sums.band});
-    Element* step_out = out.data + (y - rows.begin) * out.row;
-    if (b.reads_input) {
-      depthwise_from_input(b, image, all, y, count, step_out, out.plane);
-      done(y, count);
-      continue;
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
+    expand_panel(b, image, p, vectors, step, cold, slab);
+    for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+      depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, slab,
+                      step.row_offsets, out, step.rows.size(), d.out_width,
+                      sums.of(step.rows.begin, v));
+      slab += b.slab_plane;
+      out += out_plane;
     }
-    const int64_t begin = std::max(next, y * d.stride_height - d.pad_top);
-    next = y * d.stride_height - d.pad_top + ring_rows(d, count);
-    clear_rows(b, all.size(), begin, next, slab);
-    const int64_t first = std::max<int64_t>(begin, 0), last = std::min(next, d.height);
-    const bool expands = first < last;
-    const int32_t* pixels = expands ? pixel_offsets(b, first, last) : nullptr;
-    const int32_t* inputs = row_offsets(b, y, count);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
-      float* panel_slab = slab + (vectors.begin - all.begin) * b.slab_plane;
-      if (expands)
-        expand_panel(b, image, p, vectors, first, last, pixels, y == rows.begin, panel_slab);
-      for (int64_t v = vectors.begin; v < vectors.end; ++v, panel_slab += b.slab_plane) {
-        depthwise_plane(b.kernel, d.packed + kPackedHeader + v * b.weights_per_vector, panel_slab,
-                        inputs, step_out + (v - all.begin) * out.plane, count, d.out_width,
-                        sums.of(y, v));
-      }
-    }
-    done(y, count);
   }
 }
 
 // First schedule: all channels of a band of output rows, projected step by step.
 void ring_band(const Block& b, int64_t image, Range rows) {
-  const int64_t plane = plane_stride<Element>(b.rows_per_step * b.d.out_width * kW);
-  Element* tile = scratch_elements(Scratch::kTile, vectors_of(b.d.channels) * plane);
-  run_steps(b, image, {0, b.expand_panels.count}, rows,
-            b.slab(Scratch::kSlab, vectors_of(b.d.channels)), {tile, plane, 0},
-            {nullptr, 0, b.d.out_height}, [&](int64_t y, int64_t count) {
-              project(b, image, {y * b.d.out_width, (y + count) * b.d.out_width}, tile, plane,
-                      {0, b.project_panels.count},
-                      {b.p.project_packed + kPackedHeader, y == rows.begin,
-                       y + count == b.d.out_height ? b.p.ahead : WeightRegion{}});
-            });
+  const int64_t vectors = vectors_of(b.d.channels), width = b.d.out_width;
+  const int64_t plane = plane_stride<Element>(b.rows_per_step * width * kW);
+  const ChannelSums none{nullptr, 0, b.d.out_height};
+  Element* tile = scratch_elements(Scratch::kTile, vectors * plane);
+  float* slab = b.slab(Scratch::kSlab, vectors);
+  if (!b.reads_input) clear_sides(b, vectors, slab);
+  int64_t next = rows.begin * b.d.stride_height - b.d.pad_top;
+  for (int64_t y = rows.begin, end; y < rows.end; y = end) {
+    end = y + rows_from(b, rows, none, y);
+    if (b.reads_input) {
+      depthwise_from_input(b, image, {0, vectors}, y, end - y, tile, plane);
+    } else {
+      const Step step = make_step(b, {y, end}, next, Offsets(b, end - y));
+      next = step.news.end;
+      clear_rows(b, vectors, step, slab);
+      run_step(b, image, {0, b.expand_panels.count}, step, y == rows.begin, slab, tile, plane,
+               none);
+    }
+    project(b, image, {y * width, end * width}, tile, plane, {0, b.project_panels.count},
+            {b.p.project_packed + kPackedHeader, y == rows.begin,
+             end == b.d.out_height ? b.p.ahead : WeightRegion{}});
+  }
 }
 
 // The depthwise output in some rows of an image: vector v of row y at data + v * plane + (y -
@@ -283,20 +297,54 @@ struct Map {
   Range rows;
 };
 
-// Second schedule, first half: the channels of one panel in some rows of the map, and their sums.
-void chunk(const Block& b, int64_t image, int64_t panel, Range rows, const Map& map,
-           const ChannelSums& sums) {
-  const Range vectors{b.expand_panels.first_vector(panel), b.expand_panels.first_vector(panel + 1)};
-  for (int64_t y = rows.begin; sums.data != nullptr && y < rows.end; y += sums.band)
-    std::fill(sums.of(y, vectors.begin), sums.of(y, vectors.end), 0.f);
+// Second schedule, first half: the channels of one panel after the other in some rows of the map,
+// and their sums. What panels have in common is made once.
+void chunks(const Block& b, int64_t image, Range panels, Range rows, const Map& map,
+            const ChannelSums& sums) {
+  constexpr int64_t kWidest = 4;  // vectors of a panel
+  float* slab = b.slab(Scratch::kTile, kWidest);
+  auto* steps = static_cast<Step*>(scratch(Scratch::kPlan, sizeof(Step) * rows.size()));
+  int64_t count = 0;
+  Offsets offsets(b, rows.size());
+  int64_t next = rows.begin * b.d.stride_height - b.d.pad_top;
+  for (int64_t y = rows.begin; y < rows.end; y = steps[count++].rows.end) {
+    const Step step = make_step(b, {y, y + rows_from(b, rows, sums, y)}, next, offsets);
+    steps[count] = step;
+    next = step.news.end;
+    offsets.pixels += std::max<int64_t>(0, step.inside.size()) * b.d.width;
+    offsets.rows += step.rows.size() * b.d.kernel_height;
+  }
+  clear_sides(b, kWidest, slab);
+  if (count == 1) clear_rows(b, kWidest, steps[0], slab);
   const int64_t row = b.d.out_width * kW;
-  Element* out = map.data + (rows.begin - map.rows.begin) * row;
-  run_steps(b, image, {panel, panel + 1}, rows, b.slab(Scratch::kTile, vectors.size()),
-            {out + vectors.begin * map.plane, map.plane, row}, sums, [](int64_t, int64_t) {});
-  if (sums.data == nullptr || !b.reads_input) return;
-  for (int64_t v = vectors.begin; v < vectors.end; ++v) {
+  Element* const out = map.data - map.rows.begin * row;
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    const Range vectors{b.expand_panels.first_vector(p), b.expand_panels.first_vector(p + 1)};
+    Element* planes = out + vectors.begin * map.plane;
+    for (int64_t i = 0; i < count; ++i) {
+      const Step& step = steps[i];
+      if (count > 1) clear_rows(b, vectors.size(), step, slab);
+      run_step(b, image, {p, p + 1}, step, i == 0, slab, planes + step.rows.begin * row, map.plane,
+               sums);
+    }
+  }
+}
+
+// The same straight from the input.
+void chunks_of_input(const Block& b, int64_t image, Range panels, Range rows, const Map& map,
+                     const ChannelSums& sums) {
+  const Range vectors{b.expand_panels.first_vector(panels.begin),
+                      b.expand_panels.first_vector(panels.end)};
+  const int64_t row = b.d.out_width * kW;
+  Element* const out = map.data - map.rows.begin * row;
+  for (int64_t y = rows.begin, count; y < rows.end; y += count) {
+    count = rows_from(b, rows, sums, y);
+    depthwise_from_input(b, image, vectors, y, count, out + vectors.begin * map.plane + y * row,
+                         map.plane);
+  }
+  for (int64_t v = vectors.begin; sums.data != nullptr && v < vectors.end; ++v) {
     for (int64_t y = rows.begin; y < rows.end; ++y) {
-      const Element* x = out + v * map.plane + (y - rows.begin) * row;
+      const Element* x = out + v * map.plane + y * row;
       Vec sum = vload(sums.of(y, v));
       for (int64_t m = 0; m < b.d.out_width; ++m) sum = vadd(sum, vload(x + m * kW));
       vstore(sums.of(y, v), sum);
@@ -310,19 +358,28 @@ void all_chunks(const Block& b, int64_t image, const Map& map, const ChannelSums
                 const Threads& threads) {
   const int64_t panels = b.expand_panels.count, height = map.rows.size();
   const int64_t bands = (height + sums.band - 1) / sums.band;
-  const auto run = [&](int64_t panel, int64_t parts, int64_t part) {
+  const auto run = [&](const Share& some, int64_t parts, int64_t part) {
     const Share share(bands, parts, part);
     const Range rows{map.rows.begin + share.begin * sums.band,
                      map.rows.begin + std::min(share.end * sums.band, height)};
-    chunk(b, image, panel, rows, map, sums);
+    for (int64_t y = rows.begin; sums.data != nullptr && y < rows.end; y += sums.band) {
+      std::fill(sums.of(y, b.expand_panels.first_vector(some.begin)),
+                sums.of(y, b.expand_panels.first_vector(some.end)), 0.f);
+    }
+    const auto& convolve = b.reads_input ? chunks_of_input : chunks;
+    convolve(b, image, {some.begin, some.end}, rows, map, sums);
   };
   if (threads.count > 1 && bands % threads.count == 0 && shares_rows(b.p, threads.count)) {
-    return threads.parallel(threads.count, [&](int64_t part) {
-      for (int64_t panel = 0; panel < panels; ++panel) run(panel, threads.count, part);
-    });
+    return threads.parallel(threads.count,
+                            [&](int64_t part) { run(Share(panels, 1, 0), threads.count, part); });
   }
   const int64_t parts = panels >= 2 * threads.count ? 1 : std::min(bands, threads.count);
-  threads.parallel(panels * parts, [&](int64_t task) { run(task % panels, parts, task / panels); });
+  constexpr int64_t kGroupsPerThread = 8;
+  const int64_t groups =
+      threads.count == 1 ? 1 : std::min(panels, kGroupsPerThread * threads.count);
+  threads.parallel(groups * parts, [&](int64_t task) {
+    run(Share(panels, groups, task % groups), parts, task / groups);
+  });
 }
 
 void scale_planes(Range vectors, Range pixels, const float* gates, const Map& map) {

@@ -12,6 +12,7 @@ enum class Scratch : int {
   kTile,    // depthwise output of one thread, or expanded rows of a few of its channels
   kTable,   // offsets of one thread
   kRows,    // offsets of rows of one thread
+  kPlan,    // what one thread does, step by step
   kSums,    // channel sums and gates
   kPixels,  // depthwise output of one thread, pixel by pixel
   // Of training:
