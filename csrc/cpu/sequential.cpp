@@ -311,9 +311,11 @@ struct Chain {
     const Limits most = limits(threads, body);
     const int64_t each = p.batch / threads.count, whole = each * threads.count;
     const int64_t rounds = std::max<int64_t>(1, (each + most.images - 1) / most.images);
-    const int64_t groups = each == 0 ? 0 : rounds * threads.count;
     const int64_t group = std::max<int64_t>(1, (each + rounds - 1) / rounds);
     const int64_t joint = joint_step(group, most.maps, body);
+    // Images that have nothing in common are dealt one by one: a thread that another program holds
+    // up then has fewer of them (beside one, MobileNetV2 at batch 16 takes 66 ms instead of 75).
+    const int64_t groups = joint == body ? whole : each == 0 ? 0 : rounds * threads.count;
     threads.parallel(groups, [&](int64_t i) {
       const Share images(whole, groups, i);
       run_group(images.begin, images.end, joint, body, output + images.begin * features);
