@@ -94,12 +94,32 @@ def test_remembered_weights_are_refused_as_others(native):
             ((_x(4, 3, 3), weight, bias), ValueError, "input must have 4 dimensions"),
             ((None, weight, bias), TypeError, "input must be a Tensor, got None"),
             (([], weight, bias), TypeError, "input must be a Tensor, got list"),
+            ((_x(1, 4, 3, 3).to("meta"), weight, bias), ValueError, "weight must be on input's"),
             ((_x(1, 4, 3, 3), weight, bias, (1, 1, 1)), ValueError, "stride must be an int"),
         ]:
             with pytest.raises(error, match=f"^pointwise_conv2d: {message}"):
                 fastconv.pointwise_conv2d(*args)
+        for name, shape in {"residual": (1, 8, 3, 3), "input_scale": (1, 4)}.items():
+            elsewhere = {name: torch.empty(shape, device="meta")}
+            with pytest.raises(ValueError, match=f"^pointwise_conv2d: {name} must be on input's"):
+                fastconv.pointwise_conv2d(_x(1, 4, 3, 3), weight, bias, **elsewhere)
         with pytest.raises(fastconv.BackendError, match="input is a Tagged"):
             fastconv.pointwise_conv2d(_x(1, 4, 3, 3).as_subclass(Tagged), weight, bias)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("op", CASES)
+def test_every_op_becomes_part_of_graphs_where_no_backend_is_asked_for(op):
+    case = CASES[op][0]
+    arguments = case.arguments(layout="channels_last")
+    with fastconv.use_backend("auto"), torch.no_grad():
+        expected = run(case, arguments)
+        compiled = torch.compile(lambda **all: run(case, all), fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(**arguments), expected)
+        traced = torch.jit.trace(
+            lambda input: run(case, arguments | {"input": input}), arguments["input"]
+        )
+        torch.testing.assert_close(traced(arguments["input"]), expected, rtol=1e-4, atol=1e-4)
 
 
 class Tagged(torch.Tensor):

@@ -223,13 +223,6 @@ void project(const Block& b, int64_t image, Range pixels, const Element* planes,
        epilogue, panels.begin, panels.end);
 }
 
-// Depthwise output: vector v of output row y, counted from the first of them, at data + v * plane +
-// y * row.
-struct Planes {
-  Element* data;
-  int64_t plane, row;
-};
-
 // Sums of the channels over bands of output rows: each band's begin `stride` floats apart. No data:
 // nothing is summed. Bands depend on the shape alone, and with them every sum's order.
 struct ChannelSums {

@@ -124,7 +124,9 @@ _module_wish: ContextVar[str] = ContextVar("module_wish", default="auto")
 
 def wish() -> str:
     """The backend that the calls of ops are asked to run on, here."""
-    return _active if _active != "auto" else _module_wish.get()
+    if _active != "auto" or _is_compiling():  # in graphs, modules do not use `wishing`
+        return _active
+    return _module_wish.get()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _MAPS = frozenset(("input", "residual", "input_scale"))  # the arguments that ar
 
 def require(ok: Any, op: str, arg: str, rule: str, got: Any, *values: Any) -> None:
     """Raises "<op>: <arg> must <rule>, got <got>" unless ok; {} in the rule stand for values."""
-    if type(ok) is bool:
+    if type(ok) is bool or isinstance(ok, Tensor):  # a tensor where sizes are traced
         if not ok:
             raise ValueError(_message(op, arg, rule, got, values))
     else:  # a symbolic size of a fake tensor
@@ -226,6 +226,10 @@ class Ops(NamedTuple):
         return self.infer._op if pack and self.infer is not None else self.infer
 
 
+def _is_on_cpu(tensor: Tensor | None) -> bool:
+    return tensor is None or tensor.is_cpu
+
+
 def call(
     ops: Ops,
     args: tuple[Any, ...],
@@ -242,10 +246,11 @@ def call(
     """
     if backend.is_ordinary() and backend.wish() in _CPU_WISHES:
         # Nearly all calls, and here time is counted in microseconds. Whatever else there is to say
-        # of the arguments, the native op says too, and then it is said below as a ValueError.
+        # of the arguments, the native op says too, and then it is said below as a ValueError. (Of a
+        # tensor on another device it says nothing: the dispatcher takes another op.)
         input = args[0]
         is_plain = input is not None and _PLAIN_OR_NONE.issuperset(map(type, tensors))
-        if is_plain and input.is_cpu and input.dtype is torch.float32:
+        if is_plain and input.dtype is torch.float32 and all(map(_is_on_cpu, tensors)):
             ready = packed_float32(pack, weights)
             if ready is not None:
                 try:
